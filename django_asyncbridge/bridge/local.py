@@ -1,0 +1,230 @@
+"""`Local`: a namespace that belongs to a task, or to a thread where no event loop runs.
+
+Theory of operation. The values of a plain `Local` live in one `contextvars.ContextVar` of its own, as a
+`_Namespace` that is never changed once it is in a context: setting a name puts a changed copy there.
+So a value goes wherever its context goes (to awaited code, to new tasks, through the bridge, into any thread
+that runs a copy of the context), and a change is seen by nobody who copied the context before.
+
+Which thread may touch what. A context is entered by one thread at a time and a namespace is not
+changed after it is published, so getting and setting need no lock. `_Namespaces.live` is touched by every
+thread that sets a name: its operations (`set.add`, `set.discard`, `set.pop`) are each atomic.
+
+A context keeps its variables and their values for as long as it lives, so a `Local` that is thrown away has
+to empty its namespaces itself: it knows them through weak references and clears them in `__del__`.
+
+Source: contextvars, PEP 567; the meaning of the class is that of ``asgiref.local.Local``.
+"""
+
+import asyncio
+import contextvars
+import sys
+import threading
+import weakref
+from typing import Any, final
+
+__all__ = ("Local",)
+
+# Free-threaded builds, and others on request, start a thread in a copy of its creator's context.
+_THREADS_INHERIT_CONTEXT = bool(getattr(sys.flags, "thread_inherit_context", False))
+
+
+class _ThreadToken:
+    """Stands for one thread for as long as that lives; unlike a thread's ident it is never used again."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Tokens(threading.local):
+    def __init__(self) -> None:
+        self.token = _ThreadToken()
+
+
+_threads = _Tokens()
+
+
+class _Namespace(dict[str, Any]):
+    """The names of one `Local` in one context; a dict that can be referred to weakly."""
+
+    __slots__ = ("__weakref__", "owner")
+
+    # The token of the thread that set these names. It may be read by any thread.
+    owner: _ThreadToken
+
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none; weak references need one
+        return id(self)
+
+
+class _Namespaces:
+    """Every namespace that one `Local` has in some context, found through its context variable."""
+
+    __slots__ = ("live", "var")
+
+    def __init__(self) -> None:
+        self.var: contextvars.ContextVar[_Namespace | None] = contextvars.ContextVar(
+            "django_asyncbridge.local", default=None
+        )
+        self.live: set[weakref.ref[_Namespace]] = set()
+
+    def set(self, name: str, value: object, names: _Namespace | None) -> None:
+        """Publish `names` with one name set, in the current context."""
+        changed = _Namespace() if names is None else _Namespace(names)
+        changed[name] = value
+        self._publish(changed)
+
+    def delete(self, local: object, name: str, names: _Namespace | None) -> None:
+        """Publish `names` without one name, in the current context."""
+        if names is None or name not in names:
+            raise _no_attribute(local, name)
+        changed = _Namespace(names)
+        del changed[name]
+        self._publish(changed)
+
+    def _publish(self, names: _Namespace) -> None:
+        names.owner = _threads.token
+        live = self.live
+        live.add(weakref.ref(names, live.discard))
+        self.var.set(names)
+
+    def inherited(self, names: _Namespace) -> bool:
+        """Tell whether this thread only has these names because it was started in a copy of a context."""
+        start = getattr(threading.current_thread(), "_context", None)
+        return (
+            start is not None and start.get(self.var) is names and names.owner is not _threads.token
+        )
+
+    def clear(self) -> None:
+        """Let go of every value. Only for a `Local` that nobody can reach any more."""
+        while self.live:
+            try:
+                names = self.live.pop()()
+            except KeyError:  # pragma: no cover  # another thread's namespace died in between
+                break
+            if names is not None:
+                names.clear()
+
+
+def _no_attribute(local: object, name: str) -> AttributeError:
+    return AttributeError(f"{local!r} has no attribute {name!r} here", name=name, obj=local)
+
+
+@final
+class Local:
+    """A namespace whose attributes are local to the current task, or thread where no loop runs.
+
+    In async code a value is visible to what is awaited from there, to tasks started afterwards, and to sync
+    code called through `sync_to_async`. In a thread without a running event loop it is visible in that
+    thread and to async code called through `async_to_sync`. Changes travel back the same ways. Whoever runs
+    a copy of the context in another thread (`asyncio.to_thread`, anyio, a framework's thread
+    pool) sees the values as well; changes made there stay there.
+
+    With `thread_critical` nothing crosses the bridge: in a thread without a running loop it behaves as
+    `threading.local`, in async code as a context variable that no other thread sees. That is for what must
+    never be used by two threads, such as a database connection.
+
+    Any thread may use one `Local` at any time. Values are let go when their context ends or when the
+    `Local` does.
+
+    Args:
+        thread_critical: keep values in the thread that set them.
+
+    Raises:
+        AttributeError: on reading or deleting a name that is not set here.
+        TypeError: on subclassing.
+
+    Source: ``asgiref.local.Local``.
+    """
+
+    __slots__ = ("__weakref__", "_namespaces")
+
+    _namespaces: _Namespaces
+
+    def __new__(cls, thread_critical: bool = False) -> "Local":
+        """Make one of the two kinds."""
+        if cls is not Local:
+            raise TypeError("Local cannot be subclassed: put a Local into an attribute instead")
+        return object.__new__(_ThreadCriticalLocal if thread_critical else _DefaultLocal)
+
+    def __init__(self, thread_critical: bool = False) -> None:
+        object.__setattr__(self, "_namespaces", _Namespaces())
+
+    def __getattr__(self, name: str) -> Any: ...
+
+    def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def __delattr__(self, name: str) -> None: ...
+
+    def __del__(self) -> None:
+        self._namespaces.clear()
+
+
+class _DefaultLocal(Local):  # type: ignore[misc]  # final for users, not for this module
+    """`Local` as a context variable."""
+
+    __slots__ = ()
+
+    def _visible(self) -> _Namespace | None:
+        names = self._namespaces.var.get()
+        if _THREADS_INHERIT_CONTEXT and names is not None and self._namespaces.inherited(names):
+            return None
+        return names
+
+    def __getattr__(self, name: str) -> Any:
+        names = self._namespaces.var.get()
+        if _THREADS_INHERIT_CONTEXT:
+            names = self._visible()
+        if names is not None and name in names:
+            return names[name]
+        raise _no_attribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _refuse_reserved(self, name)
+        self._namespaces.set(name, value, self._visible())
+
+    def __delattr__(self, name: str) -> None:
+        self._namespaces.delete(self, name, self._visible())
+
+
+class _ThreadCriticalLocal(Local):  # type: ignore[misc]  # final for users, not for this module
+    """`Local` as `threading.local`, and as a context variable of one thread where an event loop runs."""
+
+    __slots__ = ("_thread_storage",)
+
+    _thread_storage: threading.local
+
+    def __init__(self, thread_critical: bool = True) -> None:
+        super().__init__(thread_critical)
+        object.__setattr__(self, "_thread_storage", threading.local())
+
+    def _visible(self) -> _Namespace | None:
+        names = self._namespaces.var.get()
+        return names if names is not None and names.owner is _threads.token else None
+
+    def __getattr__(self, name: str) -> Any:
+        if asyncio._get_running_loop() is None:
+            if hasattr(self._thread_storage, name):
+                return getattr(self._thread_storage, name)
+        else:
+            names = self._visible()
+            if names is not None and name in names:
+                return names[name]
+        raise _no_attribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _refuse_reserved(self, name)
+        if asyncio._get_running_loop() is None:
+            setattr(self._thread_storage, name, value)
+        else:
+            self._namespaces.set(name, value, self._visible())
+
+    def __delattr__(self, name: str) -> None:
+        if asyncio._get_running_loop() is not None:
+            self._namespaces.delete(self, name, self._visible())
+        elif hasattr(self._thread_storage, name):
+            delattr(self._thread_storage, name)
+        else:
+            raise _no_attribute(self, name)
+
+
+def _refuse_reserved(local: Local, name: str) -> None:
+    if name in ("_namespaces", "_thread_storage"):
+        raise AttributeError(f"{name!r} is used by Local itself: choose another name")
