@@ -87,7 +87,8 @@ class AsyncToSync(Generic[P, R]):
         self._refuse_running_loop()
         result: Future[R] = Future()
         outer = _state.waiting_executor()
-        executor = CurrentThreadExecutor(outer)
+        # Ended executors are skipped: a chain of tasks that start one another would keep them all.
+        executor = CurrentThreadExecutor(None if outer is None else outer._nearest_open())
         self.executors.current = executor
         context = [contextvars.copy_context()]
         awaitable: Any = None
@@ -99,7 +100,7 @@ class AsyncToSync(Generic[P, R]):
             self._run(Run(self._described, coroutine, awaitable, context[0], executor, result))
             return result.result()
         finally:
-            executor._close()
+            executor._abort()
             restore_context(context[0])
             self.executors.current = outer
             # The traceback of an error keeps this frame; nothing may lead from here back to the error.
@@ -122,7 +123,7 @@ class AsyncToSync(Generic[P, R]):
                 f"{self._described} directly"
             )
 
-    def __get__(self, parent: Any, objtype: Any = None) -> Callable[P, R]:
+    def __get__(self, parent: Any, objtype: Any) -> Callable[P, R]:
         """Bind to an instance as a method does; through the class, return the wrapper itself."""
         if parent is None:
             return self

@@ -156,13 +156,13 @@ class Passage:
         # A traceback keeps the frame of `run` and so this object; it must not keep every variable as well.
         self._context = self._before = _EMPTY
         self._changes = _NO_CHANGES
+        if self._twin is not None:
+            self._twin.in_use = False
         if self._given or not self._entered:
             return
         firsts = {} if self._twin is None else self._twin.firsts
         _apply(_changes(before, context), firsts)
-        if self._twin is not None:
-            self._twin.in_use = False
-        elif self._task is not None:
+        if self._twin is None and self._task is not None:
             twin = _Twin(weakref.ref(context), self._task, firsts)
             del context
             twin.keep_if_needed()

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextvars import Context
 from typing import Any
 
-from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor
+from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor, _ForkedError
 
 __all__ = ("LoopStoppedError", "Run")
 
@@ -135,7 +135,7 @@ class Run:
             try:
                 self.executor._run_until(future, watch)
                 break
-            except (_WithdrawnError, LoopStoppedError):
+            except (_WithdrawnError, LoopStoppedError, _ForkedError):
                 raise
             except BaseException as error:
                 if interruption is not None:

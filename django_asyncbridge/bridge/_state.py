@@ -30,6 +30,21 @@ from django_asyncbridge.bridge.local import Local
 if TYPE_CHECKING:
     from django_asyncbridge.bridge._contexts import AsyncSingleThreadContext, ThreadSensitiveContext
 
+__all__ = (
+    "async_single_thread_context",
+    "calling_loop",
+    "context_to_thread_executor",
+    "deadlock_context",
+    "executors",
+    "loop_thread_executors",
+    "registry_lock",
+    "shared_worker",
+    "single_thread_context_executors",
+    "thread_sensitive_context",
+    "threadlocal",
+    "waiting_executor",
+)
+
 threadlocal = threading.local()
 
 executors = Local()

@@ -9,6 +9,7 @@ thread. `thread_handler` runs in the worker, all else in the loop's thread.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import sys
@@ -98,7 +99,7 @@ class SyncToAsync(Generic[P, R]):
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         child = functools.partial(self.func, *args, **kwargs)
-        call, passage = self._begin(loop, task, child)
+        call, passage, token = self._begin(loop, task, child)
         try:
             return cast("R", await call)
         except asyncio.CancelledError as cancelled:
@@ -113,18 +114,23 @@ class SyncToAsync(Generic[P, R]):
                 passage.back()
             else:
                 call.abandon()
+            if token is not None:
+                # ValueError: the coroutine is closed from another context.
+                with contextlib.suppress(ValueError):
+                    self.deadlock_context.reset(token)
             # The traceback of an error keeps this frame; nothing may lead from here back to the error.
-            del call, passage, child
+            del call, passage, token, child
 
     def _begin(
         self,
         loop: asyncio.AbstractEventLoop,
         task: "asyncio.Task[Any] | None",
         child: Callable[[], R],
-    ) -> tuple[Call, Passage]:
-        """Submit the call to the thread it belongs to."""
+    ) -> tuple[Call, Passage, "contextvars.Token[Any] | None"]:
+        """Submit the call to the thread it belongs to; the token takes its hold out of the context again."""
         while True:
             executor, hold = self._home(loop)
+            token = None if hold is None else self.deadlock_context.set(hold)
             passage = Passage(task, self.context)
             call = Call(loop, self._described, hold)
             work = functools.partial(
@@ -132,25 +138,29 @@ class SyncToAsync(Generic[P, R]):
             )
             try:
                 call.submit(executor, work)
-            except _ExecutorEndedError:
-                # The sync caller stopped waiting in this moment: somewhere else is home now.
+            except BaseException as error:
                 passage.back()
-                continue
-            return call, passage
+                if token is not None:
+                    self.deadlock_context.reset(token)
+                if isinstance(error, _ExecutorEndedError):
+                    # The sync caller stopped waiting in this moment: somewhere else is home now.
+                    continue
+                raise
+            return call, passage, token
 
     def _home(self, loop: asyncio.AbstractEventLoop) -> tuple[Executor | None, Hold | None]:
         """Return where this call has to run, and its hold on the shared thread if it is there."""
         if not self._thread_sensitive:
             return self._executor, None
         caller = _state.waiting_executor()
-        if caller is not None and caller._takes_work():
+        if caller is not None and caller._nearest_open() is not None:
             return caller, None
         context = self.thread_sensitive_context.get(None)
         if context is not None and (executor := executor_of(context)) is not None:
             return executor, None
         # Tasks that were started with a context of their own below a waiting sync caller.
         caller = _state.loop_thread_executors.get(loop)
-        if caller is not None and caller._takes_work():
+        if caller is not None and caller._nearest_open() is not None:
             return caller, None
         return self.single_thread_executor, self._hold_shared_thread()
 
@@ -162,11 +172,9 @@ class SyncToAsync(Generic[P, R]):
                 f"{getattr(holder, 'caller', 'another call')}, from which this call was started; use "
                 "async_to_sync() there, or enter a ThreadSensitiveContext here"
             )
-        hold = Hold(self._described)
-        self.deadlock_context.set(hold)
-        return hold
+        return Hold(self._described)
 
-    def __get__(self, parent: Any, objtype: Any = None) -> Callable[P, Coroutine[Any, Any, R]]:
+    def __get__(self, parent: Any, objtype: Any) -> Callable[P, Coroutine[Any, Any, R]]:
         """Bind to an instance as a method does; through the class, return the wrapper itself."""
         if parent is None:
             return self
