@@ -1,6 +1,6 @@
 """`Call`: one crossing from a task into a thread and back, as a future that knows both sides.
 
-Theory of operation. The task submits `Call.run` to an executor and awaits the call. `run` does the work in the
+Theory of operation. The task submits `Call.run` to an executor (through a `_Link`) and awaits the call. `run` does the work in the
 worker and hands the outcome to the loop with one `call_soon_threadsafe`. Whoever takes `_claim` first decides
 what becomes of the call: the worker (it runs), a cancellation (it never runs), or the executor that
 dropped it (it fails).
@@ -9,7 +9,7 @@ Cancelling a call that runs does not complete it. The cancellation is remembered
 the function waits for in turn (`children`), and takes effect once the function has ended: what a
 call started ends with it, and the next call of the task finds the thread free.
 
-Which thread may touch what. Everything belongs to the loop's thread except `run` and `_dropped`, which other threads call
+Which thread may touch what. Everything belongs to the loop's thread except `run` and `dropped`, which other threads call
 and which touch nothing but `_claim` (a lock, taken once and never released), `_work`, `_hold` and `_thread` (once they have
 the claim) and `children` (which has its own lock).
 
@@ -95,6 +95,36 @@ class _Cancellable(Protocol):
     def add_done_callback(self, function: Callable[[Any], object], /) -> None: ...
 
 
+class _Link:
+    """What an executor holds of a call; empty once the call runs or is known never to.
+
+    An error's traceback leads to the executor's frames and from there to all that the executor keeps of a
+    call; it must not lead on to the call, which has the error.
+    """
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: "Call") -> None:
+        self.call: Call | None = call
+
+    def run(self) -> None:
+        """Run the call, unless it was withdrawn; in the worker."""
+        __traceback_hide__ = True
+        call, self.call = self.call, None
+        if call is None:
+            return
+        try:
+            call.run()
+        finally:
+            del call
+
+    def dropped(self, queued: Any) -> None:
+        """End the call if its executor is done with it without having run it; in any thread."""
+        call, self.call = self.call, None
+        if call is not None:
+            call.dropped(queued)
+
+
 class Call(asyncio.Future[Any]):
     """The future result of a function that runs in a thread.
 
@@ -125,18 +155,20 @@ class Call(asyncio.Future[Any]):
             RuntimeError: what the executor raises when it takes no more calls. Nothing has run then.
         """
         self._work = work
+        link = _Link(self)
         try:
             queued: _Cancellable
             if executor is None:
-                queued = self.get_loop().run_in_executor(None, self.run)
+                queued = self.get_loop().run_in_executor(None, link.run)
             else:
-                queued = executor.submit(self.run)
+                queued = executor.submit(link.run)
         except BaseException:
+            link.call = None
             self._release()
             raise
         self._queued = queued
         # Executors drop calls: shutdown(cancel_futures=True), a broken pool, a call that cannot be pickled.
-        queued.add_done_callback(self._dropped)
+        queued.add_done_callback(link.dropped)
 
     def run(self) -> None:
         """Run the function, unless the call was withdrawn; in the worker."""
@@ -182,7 +214,6 @@ class Call(asyncio.Future[Any]):
 
     def _complete(self, result: object, error: BaseException | None) -> None:
         """Take over what the worker hands over; in the loop's thread."""
-        # The queued call knows this one through its callback.
         self._queued = None
         if self._overdue is not None:
             self._overdue.cancel()
@@ -196,7 +227,7 @@ class Call(asyncio.Future[Any]):
         else:
             self.set_result(result)
 
-    def _dropped(self, queued: Any) -> None:
+    def dropped(self, queued: Any) -> None:
         """End the call if its executor is done with it without having run it; in any thread."""
         if not self._claim.acquire(blocking=False):
             return

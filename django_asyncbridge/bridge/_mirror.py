@@ -153,17 +153,18 @@ class Passage:
     def back(self) -> None:
         """Give the current context what the function changed; in the task, once the worker is done."""
         context, before = self._context, self._before
-        # A traceback keeps the frame of `run` and so this object; it must not keep every variable as well.
+        # A traceback keeps the frame of `run` and so this object; not every variable and the task as well.
         self._context = self._before = _EMPTY
         self._changes = _NO_CHANGES
+        task, self._task = self._task, None
         if self._twin is not None:
             self._twin.in_use = False
         if self._given or not self._entered:
             return
         firsts = {} if self._twin is None else self._twin.firsts
         _apply(_changes(before, context), firsts)
-        if self._twin is None and self._task is not None:
-            twin = _Twin(weakref.ref(context), self._task, firsts)
+        if self._twin is None and task is not None:
+            twin = _Twin(weakref.ref(context), task, firsts)
             del context
             twin.keep_if_needed()
 

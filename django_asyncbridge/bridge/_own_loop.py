@@ -54,9 +54,11 @@ def _wait_for_new_thread(run: Run, ended: "Future[None]") -> None:
         # No thread can start any more (interpreter shutdown, a limit); without one the coroutine can do
         # everything but call back into this thread, and that raises.
         _run_loop(run, ended)
-        return
-    run.wait(ended)
-    thread.join()
+    else:
+        run.wait(ended)
+        thread.join()
+    finally:
+        del run, ended
 
 
 def _run_loop(run: Run, ended: "Future[None]") -> None:

@@ -5,6 +5,9 @@ and serves its `CurrentThreadExecutor` until the result is there. Whoever takes 
 whether the coroutine starts: the loop, or the waiting thread that wants it back because the loop has stopped or
 because it was interrupted.
 
+The error of a work item that this thread ran may become the result: then its traceback leads to the frames that waited
+here, which is why they forget their variables when they end.
+
 Which thread may touch what. `start`, `_cancel_task` and `_ended` run in the loop's thread, `wait`, `interrupt` and the
 watching in the waiting thread. `task` is written once by the loop's thread before anybody can need it: the waiting thread
 only uses it in a callback that it sends to the loop after losing `_claim`.
@@ -122,6 +125,8 @@ class Run:
             if self._claim.acquire(blocking=False):
                 return False
             raise
+        finally:
+            del self
         return True
 
     def wait(self, future: "Future[Any]", watch: Callable[[], float] | None = None) -> None:
@@ -131,22 +136,22 @@ class Run:
         raised when that has ended; a second one is raised at once.
         """
         interruption: BaseException | None = None
-        while True:
-            try:
-                self.executor._run_until(future, watch)
-                break
-            except (_WithdrawnError, LoopStoppedError, _ForkedError):
-                raise
-            except BaseException as error:
-                if interruption is not None:
+        try:
+            while True:
+                try:
+                    self.executor._run_until(future, watch)
+                    break
+                except (_WithdrawnError, LoopStoppedError, _ForkedError):
                     raise
-                interruption = error
-                self._interrupt()
-        if interruption is not None:
-            try:
+                except BaseException as error:
+                    if interruption is not None:
+                        raise
+                    interruption = error
+                    self._interrupt()
+            if interruption is not None:
                 raise interruption
-            finally:
-                del interruption
+        finally:
+            del self, future, watch, interruption
 
     def _interrupt(self) -> None:
         """Have the coroutine cancelled, or never started; in the waiting thread."""

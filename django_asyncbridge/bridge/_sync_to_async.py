@@ -119,7 +119,7 @@ class SyncToAsync(Generic[P, R]):
                 with contextlib.suppress(ValueError):
                     self.deadlock_context.reset(token)
             # The traceback of an error keeps this frame; nothing may lead from here back to the error.
-            del call, passage, token, child
+            del call, passage, token, child, task
 
     def _begin(
         self,

@@ -39,7 +39,7 @@ else:
 
 
 # What marks a function as a coroutine function; a sync wrapper must not inherit it.
-_COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_mark")
+_COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
 
 
 def is_async(func: object) -> bool:

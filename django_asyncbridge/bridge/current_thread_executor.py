@@ -63,6 +63,10 @@ class _ExecutorEndedError(RuntimeError):
     """Neither this `CurrentThreadExecutor` nor one around it takes work any more."""
 
 
+class _ForkedError(RuntimeError):
+    """What this thread waited for exists in the parent process only."""
+
+
 class CurrentThreadExecutor(Executor):
     """An executor that runs what it is given in the thread that created it, while that thread waits.
 
@@ -114,20 +118,36 @@ class CurrentThreadExecutor(Executor):
         if self._open:
             # Again after an interruption: an end marker too many is never reached.
             future.add_done_callback(self._close)
+        try:
+            while True:
+                try:
+                    item = self._queue.get(timeout=None if watch is None else watch())
+                except Empty:
+                    continue
+                if item is None:
+                    return
+                item.run()
+                del item
+                if self._epoch != _fork.epoch():
+                    raise _ForkedError(
+                        "the process was forked inside a sync function that async code waits for, and the "
+                        "child returned from it: that code exists in the parent only; leave the child with "
+                        "os._exit()"
+                    )
+        finally:
+            # An item's error may become the future's, and its traceback leads to this frame.
+            del future, watch
+
+    def _abort(self) -> None:
+        """Take no more work and drop what has not been run: its submitters see it cancelled."""
+        self._close()
         while True:
             try:
-                item = self._queue.get(timeout=None if watch is None else watch())
+                item = self._queue.get_nowait()
             except Empty:
-                continue
-            if item is None:
                 return
-            item.run()
-            del item
-            if self._epoch != _fork.epoch():
-                raise RuntimeError(
-                    "the process was forked inside a sync function that async code waits for, and the child "
-                    "returned from it: that code exists in the parent only; leave the child with os._exit()"
-                )
+            if item is not None:
+                item.future.cancel()
 
     def _close(self, future: "Future[Any] | None" = None) -> None:
         with self._lock:
@@ -170,11 +190,11 @@ class CurrentThreadExecutor(Executor):
                 self._queue.put(item)
             return self._open
 
-    def _takes_work(self) -> bool:
-        """Tell whether `submit` would find an open executor here or around; it may end right after."""
+    def _nearest_open(self) -> "CurrentThreadExecutor | None":
+        """Return the executor, this one or one around it, that `submit` would use; it may end right after."""
         executor: CurrentThreadExecutor | None = self
         while executor is not None:
             if executor._open and executor._epoch == _fork.epoch():
-                return True
+                return executor
             executor = executor._old_executor
-        return False
+        return None

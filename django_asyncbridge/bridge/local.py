@@ -86,11 +86,11 @@ class _Namespaces:
         self.var.set(names)
 
     def inherited(self, names: _Namespace) -> bool:
-        """Tell whether this thread only has these names because it was started in a copy of a context."""
-        start = getattr(threading.current_thread(), "_context", None)
-        return (
-            start is not None and start.get(self.var) is names and names.owner is not _threads.token
-        )
+        """Tell whether this thread only has these names because it was started in a copy of a context.
+
+        That is so in the context the thread was started in; one that is run in it on purpose is another.
+        """
+        return names.owner is not _threads.token and _in_context_of_thread()
 
     def clear(self) -> None:
         """Let go of every value. Only for a `Local` that nobody can reach any more."""
@@ -101,6 +101,22 @@ class _Namespaces:
                 break
             if names is not None:
                 names.clear()
+
+
+_probe: contextvars.ContextVar[object] = contextvars.ContextVar("django_asyncbridge.probe")
+
+
+def _in_context_of_thread() -> bool:
+    """Tell whether the current context is the one that this thread was started in."""
+    start = getattr(threading.current_thread(), "_context", None)
+    if start is None:
+        return False
+    mark = object()
+    token = _probe.set(mark)
+    try:
+        return start.get(_probe) is mark
+    finally:
+        _probe.reset(token)
 
 
 def _no_attribute(local: object, name: str) -> AttributeError:

@@ -1,0 +1,183 @@
+"""An HTTP and WebSocket server for one process: `StatelessServer` around uvicorn."""
+
+import asyncio
+import contextlib
+import importlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from django_asyncbridge.bridge.compatibility import guarantee_single_callable
+from django_asyncbridge.bridge.server import StatelessServer
+from django_asyncbridge.bridge.typing import ASGIApplication
+from django_asyncbridge.serving import errors
+from django_asyncbridge.serving.address import Address, listen
+
+if TYPE_CHECKING:
+    from django_asyncbridge.serving._uvicorn import Server
+
+__all__ = ("HTTPServer", "require_uvicorn")
+
+# SIGBREAK is Ctrl-Break on Windows.
+_STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+)
+
+
+class HTTPServer(StatelessServer):
+    """Serves an ASGI application over HTTP and WebSocket, with uvicorn, in this process.
+
+    `run` is the whole life of a server in the main thread, signals included. `arun` does the same on a
+    loop of yours and leaves signals alone; `stop` ends either, from any thread.
+
+    uvicorn calls the application itself for now. The seam for a later version is `handle`: there, each
+    request or WebSocket becomes an application instance of `StatelessServer`
+    (`get_or_create_application_instance`, `application_send`), and `max_applications` bounds how many are
+    in flight. Until then no instances are made, and `max_applications` has no effect.
+
+    Args:
+        application: an ASGI 3 (or 2) application. A lifespan scope is offered to it and may be refused.
+        max_applications: see above.
+        listener: a socket that already listens (`django_asyncbridge.serving.address.listen`). It is the
+            server's from here on: closed when serving ends.
+        address: where to listen if there is no `listener`.
+
+    Raises:
+        errors.ServerNotInstalledError: uvicorn cannot be imported.
+    """
+
+    def __init__(
+        self,
+        application: ASGIApplication,
+        max_applications: int = 1000,
+        *,
+        listener: socket.socket | None = None,
+        address: Address | None = None,
+    ) -> None:
+        require_uvicorn()
+        super().__init__(application, max_applications)
+        self._listener = listener
+        self._address = address or Address()
+        self._uvicorn: Server | None = None
+        self._stop_requested = False
+        self._signals_seen: set[int] = set()
+
+    def run(self) -> None:
+        """Serve until `stop` or a signal, then return.
+
+        SIGINT or SIGTERM ends it cleanly: nothing new is accepted, requests in flight finish, the
+        application's lifespan ends, the socket is closed. A second signal of the same kind ends the
+        process at once. Runs a new event loop (uvloop's where it is installed) in this thread; signals
+        are only taken in the main thread.
+
+        Raises:
+            errors.ListenError: the address cannot be listened on.
+            errors.StartupError: the application's lifespan failed to start.
+        """
+        with (
+            self.stop_on_signals(),
+            asyncio.Runner(loop_factory=_event_loop_factory()) as runner,
+        ):
+            runner.run(self.arun())
+
+    def stop(self) -> None:
+        """Ask the server to end cleanly and return at once. Any thread and any signal handler may call it."""
+        self._stop_requested = True
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+
+    @contextlib.contextmanager
+    def stop_on_signals(self) -> Iterator[None]:
+        """Take the signals that end a server while the block runs; outside the main thread do nothing.
+
+        `run` does this itself. Enter it earlier to be safe from a signal that arrives before `run`.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self._on_signal) for number in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Stop cleanly on the first signal of a kind, at once on the second.
+
+        Of a kind, because a process manager often adds its SIGTERM to the SIGINT that Ctrl-C has already
+        sent to the whole process group: that is one wish to stop, not two.
+        """
+        if number in self._signals_seen:
+            # Not by letting the signal have its default effect: the kernel ignores that for process 1
+            # of a container. The code is the one shells give for a death by signal.
+            os._exit(128 + number)
+        self._signals_seen.add(number)
+        self.stop()
+
+    async def handle(self) -> None:
+        """Run uvicorn until it is told to stop.
+
+        `stop` lets the requests in flight finish; cancelling this coroutine cancels them. Both end the
+        application's lifespan and close the socket.
+
+        Raises:
+            errors.ListenError: the address cannot be listened on.
+            errors.StartupError: the application's lifespan failed to start. The log says why.
+        """
+        from django_asyncbridge.serving._uvicorn import new_server  # noqa: PLC0415 - optional
+
+        with listen(self._address) if self._listener is None else self._listener as listener:
+            self._uvicorn = new_server(guarantee_single_callable(self.application))
+            self._uvicorn.should_exit = self._stop_requested
+            await _serve(self._uvicorn, listener)
+
+
+async def _serve(server: "Server", listener: socket.socket) -> None:
+    """Run uvicorn's server in a task of its own, so that a cancellation can end it in order."""
+    serving = asyncio.ensure_future(_run(server, listener))
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        if server.started:
+            server.abort()
+        else:
+            serving.cancel()
+        await asyncio.wait([serving])
+        raise
+
+
+async def _run(server: "Server", listener: socket.socket) -> None:
+    """Run uvicorn's server, and make one error of the two ways in which its versions fail to start."""
+    # Newer versions call sys.exit() when the lifespan fails, older ones return without having started.
+    with contextlib.suppress(SystemExit):
+        await server.serve(sockets=[listener])
+    if not server.started:
+        raise errors.StartupError("The application failed to start; the log above says why.")
+
+
+def require_uvicorn() -> None:
+    """Say what to install if uvicorn is missing.
+
+    Raises:
+        errors.ServerNotInstalledError: uvicorn cannot be imported.
+    """
+    try:
+        importlib.import_module("uvicorn")
+    except ImportError as error:
+        raise errors.ServerNotInstalledError(
+            f'uvicorn cannot be imported ({error}); run: pip install "django-asyncbridge[server]"'
+        ) from error
+
+
+def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's factory where uvloop is installed (it is not made for Windows), else None."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
