@@ -112,7 +112,11 @@ class AsyncToSync(Generic[P, R]):
             if loop is None:
                 run_on_own_loop(run)
             elif not run.on_loop(loop):
-                run_on_own_loop(run.again())
+                run = run.again()
+                run_on_own_loop(run)
+        except BaseException:
+            run.discard()
+            raise
         finally:
             del run
 

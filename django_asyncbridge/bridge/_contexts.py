@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from django_asyncbridge.bridge import _state
 from django_asyncbridge.bridge._workers import Worker
+from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor
 
 __all__ = ("AsyncSingleThreadContext", "ThreadSensitiveContext", "executor_of", "loop_worker_of")
 
@@ -156,6 +157,8 @@ class AsyncSingleThreadContext:
     def __init__(self) -> None:
         self.token: contextvars.Token[AsyncSingleThreadContext] | None = None
         self._entered = 0
+        # The executor of the call whose event loop the thread runs now; written by that thread.
+        self.busy_for: CurrentThreadExecutor | None = None
 
     def __enter__(self) -> Self:
         if self.token is not None:

@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import Future
 
 from django_asyncbridge.bridge import _state
-from django_asyncbridge.bridge._contexts import loop_worker_of
+from django_asyncbridge.bridge._contexts import AsyncSingleThreadContext, loop_worker_of
 from django_asyncbridge.bridge._run import Run
 
 __all__ = ("run_on_own_loop",)
@@ -29,13 +29,15 @@ def run_on_own_loop(run: Run) -> None:
     leaves behind are cancelled and awaited, async generators closed.
 
     Raises:
+        RuntimeError: when that thread runs the loop of a call further up, which waits for this one.
         BaseException: what ended the loop itself, such as SystemExit in a task.
     """
     ended: Future[None] = Future()
     context = _state.async_single_thread_context.get(None)
     try:
         if context is not None:
-            loop_worker_of(context).submit(_run_loop, run, ended)
+            _refuse_busy_thread(context, run)
+            loop_worker_of(context).submit(_run_loop_of, context, run, ended)
             run.wait(ended)
         else:
             _wait_for_new_thread(run, ended)
@@ -45,26 +47,61 @@ def run_on_own_loop(run: Run) -> None:
         del ended, run
 
 
+def _refuse_busy_thread(context: AsyncSingleThreadContext, run: Run) -> None:
+    """Refuse a coroutine that would wait for a thread which waits for that coroutine."""
+    if context.busy_for is not None and context.busy_for in run.executor._chain():
+        raise RuntimeError(
+            f"async_to_sync({run.described}) would deadlock: it needs an event loop of its own in the one thread of "
+            "the AsyncSingleThreadContext, and that thread runs the loop of a call further up, which waits for "
+            "this one; leave out force_new_loop=True"
+        )
+
+
+def _run_loop_of(context: AsyncSingleThreadContext, run: Run, ended: "Future[None]") -> None:
+    context.busy_for = run.executor
+    try:
+        _run_loop(run, ended)
+    finally:
+        context.busy_for = None
+        del run, ended
+
+
 def _wait_for_new_thread(run: Run, ended: "Future[None]") -> None:
     name = f"asyncbridge-loop-{next(_numbers)}"
     thread = threading.Thread(target=_run_loop, args=(run, ended), name=name, daemon=True)
     try:
-        thread.start()
-    except RuntimeError:
-        # No thread can start any more (interpreter shutdown, a limit); without one the coroutine can do
-        # everything but call back into this thread, and that raises.
-        _run_loop(run, ended)
-    else:
-        run.wait(ended)
-        thread.join()
+        if _start(thread, run, ended):
+            run.wait(ended)
+            thread.join()
+        else:
+            # Without a thread the coroutine can do everything but call back into this one, and that raises.
+            _run_loop(run, ended)
     finally:
         del run, ended
+
+
+def _start(thread: threading.Thread, run: Run, ended: "Future[None]") -> bool:
+    """Start the loop's thread; False if no thread can start any more (interpreter shutdown, a limit)."""
+    try:
+        thread.start()
+    except BaseException as error:
+        if thread.ident is not None:
+            # A signal handler's, such as Ctrl-C, while the thread was starting.
+            run.interrupt()
+            run.wait(ended)
+        elif isinstance(error, RuntimeError):
+            return False
+        raise
+    finally:
+        del run, ended
+    return True
 
 
 def _run_loop(run: Run, ended: "Future[None]") -> None:
     """Run the loop until the coroutine and all that it started have ended; in the loop's thread."""
     try:
-        runner = asyncio.Runner()
+        # With a factory the runner leaves the thread's current event loop alone.
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         loop = runner.get_loop()
         _state.loop_thread_executors[loop] = run.executor
         try:

@@ -8,9 +8,9 @@ because it was interrupted.
 The error of a work item that this thread ran may become the result: then its traceback leads to the frames that waited
 here, which is why they forget their variables when they end.
 
-Which thread may touch what. `start`, `_cancel_task` and `_ended` run in the loop's thread, `wait`, `interrupt` and the
-watching in the waiting thread. `task` is written once by the loop's thread before anybody can need it: the waiting thread
-only uses it in a callback that it sends to the loop after losing `_claim`.
+Which thread may touch what. `start`, `_cancel_task` and `_ended` run in the loop's thread, all else in the waiting
+thread. `task` belongs to the loop's thread. `_loop` is written by that thread before `_cancel_wanted` is read there, and by
+the waiting one the other way round, so a cancellation is seen by at least one of them.
 """
 
 import asyncio
@@ -74,6 +74,7 @@ class Run:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._look_seconds = _FIRST_LOOK_SECONDS
         self._stopped_at: float | None = None
+        self._cancel_wanted = False
 
     def again(self) -> "Run":
         """Return a run of the same coroutine, for another loop; this one must have been withdrawn."""
@@ -91,19 +92,43 @@ class Run:
         if not self._claim.acquire(blocking=False):
             return
         self._loop = loop
-        self.task = self.context.run(loop.create_task, self.coroutine)
+        try:
+            self.task = self.context.run(loop.create_task, self.coroutine)
+        except BaseException as error:  # noqa: BLE001  # it belongs to the waiting thread
+            self._fail(error)
+            return
         self.task.add_done_callback(self._ended)
+        if self._cancel_wanted:
+            self.task.cancel()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         # A task that is cancelled before its first step never comes to complete the result.
         if not self.result.done():
-            self.close_awaitable()
-            self.result.set_exception(asyncio.CancelledError())
+            self._fail(asyncio.CancelledError())
 
-    def close_awaitable(self) -> None:
-        """Close what was never awaited, so that Python does not warn about it."""
+    def _fail(self, error: BaseException) -> None:
+        """Complete the result in place of the coroutine, which never began."""
+        # Closed, because Python warns of what was never awaited.
+        self.coroutine.close()
         if isinstance(self.awaitable, Coroutine):
             self.awaitable.close()
+        self.result.set_exception(error)
+
+    def discard(self) -> bool:
+        """Have the coroutine never start, if it has not; in the waiting thread.
+
+        Returns:
+            False if it has started, or was withdrawn before.
+        """
+        if not self._claim.acquire(blocking=False):
+            return False
+        self._fail(asyncio.CancelledError())
+        return True
+
+    def interrupt(self) -> None:
+        """Have the coroutine cancelled, or never started; in the waiting thread."""
+        if not self.discard():
+            self._cancel()
 
     def on_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Run on a loop of another thread and wait for the result; in the waiting thread.
@@ -142,31 +167,26 @@ class Run:
                     self.executor._run_until(future, watch)
                     break
                 except (_WithdrawnError, LoopStoppedError, _ForkedError):
+                    if interruption is not None:
+                        raise interruption from None
                     raise
                 except BaseException as error:
                     if interruption is not None:
                         raise
                     interruption = error
-                    self._interrupt()
+                    self.interrupt()
             if interruption is not None:
                 raise interruption
         finally:
             del self, future, watch, interruption
 
-    def _interrupt(self) -> None:
-        """Have the coroutine cancelled, or never started; in the waiting thread."""
-        if self._claim.acquire(blocking=False):
-            self.coroutine.close()
-            self.close_awaitable()
-            self.result.set_exception(asyncio.CancelledError())
-            return
-        self._cancel()
-
     def _cancel(self) -> None:
-        assert self._loop is not None
-        # RuntimeError: the loop is closed, and the task with it.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._cancel_task)
+        # Read by `start` after it has made the task: one of the two sees the other's.
+        self._cancel_wanted = True
+        if self._loop is not None:
+            # RuntimeError: the loop is closed, and the task with it.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._cancel_task)
 
     def _cancel_task(self) -> None:
         if self.task is not None:

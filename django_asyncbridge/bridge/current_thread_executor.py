@@ -14,7 +14,7 @@ objects from before the fork, and these take no more work.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -166,11 +166,8 @@ class CurrentThreadExecutor(Executor):
         """
         future: Future[R] = Future()
         item = _WorkItem(future, function, args, kwargs)
-        executor: CurrentThreadExecutor | None = self
-        while executor is not None:
-            if executor._accept(item):
-                return future
-            executor = executor._old_executor
+        if any(executor._accept(item) for executor in self._chain()):
+            return future
         raise _ExecutorEndedError(
             "the async_to_sync() call that this work belongs to has ended, and no thread waits for it: "
             "CurrentThreadExecutor already quit or is broken"
@@ -190,11 +187,14 @@ class CurrentThreadExecutor(Executor):
                 self._queue.put(item)
             return self._open
 
-    def _nearest_open(self) -> "CurrentThreadExecutor | None":
-        """Return the executor, this one or one around it, that `submit` would use; it may end right after."""
+    def _chain(self) -> "Iterator[CurrentThreadExecutor]":
+        """Iterate over this executor and those around it, from the inside out."""
         executor: CurrentThreadExecutor | None = self
         while executor is not None:
-            if executor._open and executor._epoch == _fork.epoch():
-                return executor
+            yield executor
             executor = executor._old_executor
-        return None
+
+    def _nearest_open(self) -> "CurrentThreadExecutor | None":
+        """Return the executor, this one or one around it, that `submit` would use; it may end right after."""
+        epoch = _fork.epoch()
+        return next((one for one in self._chain() if one._open and one._epoch == epoch), None)

@@ -10,7 +10,7 @@ changed after it is published, so getting and setting need no lock. `_Namespaces
 thread that sets a name: its operations (`set.add`, `set.discard`, `set.pop`) are each atomic.
 
 A context keeps its variables and their values for as long as it lives, so a `Local` that is thrown away has
-to empty its namespaces itself: it knows them through weak references and clears them in `__del__`.
+to empty its namespaces itself: they are known through weak references and cleared at the end.
 
 Source: contextvars, PEP 567; the meaning of the class is that of ``asgiref.local.Local``.
 """
@@ -92,8 +92,8 @@ class _Namespaces:
         """
         return names.owner is not _threads.token and _in_context_of_thread()
 
-    def clear(self) -> None:
-        """Let go of every value. Only for a `Local` that nobody can reach any more."""
+    def __del__(self) -> None:
+        # The `Local` is gone, and nobody can reach its values any more.
         while self.live:
             try:
                 names = self.live.pop()()
@@ -150,9 +150,7 @@ class Local:
     Source: ``asgiref.local.Local``.
     """
 
-    __slots__ = ("__weakref__", "_namespaces")
-
-    _namespaces: _Namespaces
+    __slots__ = ("__weakref__",)
 
     def __new__(cls, thread_critical: bool = False) -> "Local":
         """Make one of the two kinds."""
@@ -160,8 +158,7 @@ class Local:
             raise TypeError("Local cannot be subclassed: put a Local into an attribute instead")
         return object.__new__(_ThreadCriticalLocal if thread_critical else _DefaultLocal)
 
-    def __init__(self, thread_critical: bool = False) -> None:
-        object.__setattr__(self, "_namespaces", _Namespaces())
+    def __init__(self, thread_critical: bool = False) -> None: ...
 
     def __getattr__(self, name: str) -> Any: ...
 
@@ -169,14 +166,16 @@ class Local:
 
     def __delattr__(self, name: str) -> None: ...
 
-    def __del__(self) -> None:
-        self._namespaces.clear()
-
 
 class _DefaultLocal(Local):  # type: ignore[misc]  # final for users, not for this module
     """`Local` as a context variable."""
 
-    __slots__ = ()
+    __slots__ = ("_namespaces",)
+
+    _namespaces: _Namespaces
+
+    def __init__(self, thread_critical: bool = False) -> None:
+        object.__setattr__(self, "_namespaces", _Namespaces())
 
     def _visible(self) -> _Namespace | None:
         names = self._namespaces.var.get()
@@ -200,27 +199,33 @@ class _DefaultLocal(Local):  # type: ignore[misc]  # final for users, not for th
         self._namespaces.delete(self, name, self._visible())
 
 
+class _ThreadNamespaces(threading.local):
+    def __init__(self) -> None:
+        self.namespaces = _Namespaces()
+
+
 class _ThreadCriticalLocal(Local):  # type: ignore[misc]  # final for users, not for this module
-    """`Local` as `threading.local`, and as a context variable of one thread where an event loop runs."""
+    """`Local` as `threading.local`, and as a context variable of one thread where an event loop runs.
 
-    __slots__ = ("_thread_storage",)
+    Each thread has a variable of its own: a context that comes by with another thread's values must
+    not take this thread's away.
+    """
 
-    _thread_storage: threading.local
+    __slots__ = ("_async_storage", "_sync_storage")
+
+    _sync_storage: threading.local
+    _async_storage: _ThreadNamespaces
 
     def __init__(self, thread_critical: bool = True) -> None:
-        super().__init__(thread_critical)
-        object.__setattr__(self, "_thread_storage", threading.local())
-
-    def _visible(self) -> _Namespace | None:
-        names = self._namespaces.var.get()
-        return names if names is not None and names.owner is _threads.token else None
+        object.__setattr__(self, "_sync_storage", threading.local())
+        object.__setattr__(self, "_async_storage", _ThreadNamespaces())
 
     def __getattr__(self, name: str) -> Any:
         if asyncio._get_running_loop() is None:
-            if hasattr(self._thread_storage, name):
-                return getattr(self._thread_storage, name)
+            if hasattr(self._sync_storage, name):
+                return getattr(self._sync_storage, name)
         else:
-            names = self._visible()
+            names = self._async_storage.namespaces.var.get()
             if names is not None and name in names:
                 return names[name]
         raise _no_attribute(self, name)
@@ -228,19 +233,21 @@ class _ThreadCriticalLocal(Local):  # type: ignore[misc]  # final for users, not
     def __setattr__(self, name: str, value: Any) -> None:
         _refuse_reserved(self, name)
         if asyncio._get_running_loop() is None:
-            setattr(self._thread_storage, name, value)
+            setattr(self._sync_storage, name, value)
         else:
-            self._namespaces.set(name, value, self._visible())
+            namespaces = self._async_storage.namespaces
+            namespaces.set(name, value, namespaces.var.get())
 
     def __delattr__(self, name: str) -> None:
         if asyncio._get_running_loop() is not None:
-            self._namespaces.delete(self, name, self._visible())
-        elif hasattr(self._thread_storage, name):
-            delattr(self._thread_storage, name)
+            namespaces = self._async_storage.namespaces
+            namespaces.delete(self, name, namespaces.var.get())
+        elif hasattr(self._sync_storage, name):
+            delattr(self._sync_storage, name)
         else:
             raise _no_attribute(self, name)
 
 
 def _refuse_reserved(local: Local, name: str) -> None:
-    if name in ("_namespaces", "_thread_storage"):
+    if name in type(local).__slots__:
         raise AttributeError(f"{name!r} is used by Local itself: choose another name")

@@ -1,0 +1,49 @@
+"""What is served: the application of the settings, and what is none."""
+
+import re
+
+import pytest
+from django.test import override_settings
+
+from django_asyncbridge.bridge.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+from django_asyncbridge.serving.application import import_application, project_application
+from django_asyncbridge.serving.errors import ApplicationError
+
+
+async def refuse(_scope: Scope, _receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
+    """An application that answers nothing."""
+
+
+NOT_CALLABLE = "text"
+
+
+def test_project_application_is_the_one_of_the_settings_as_it_is_outside_debug() -> None:
+    with override_settings(DEBUG=False, ASGI_APPLICATION=f"{__name__}.refuse"):
+        served = project_application()
+    assert served.application is refuse
+    assert served.name == f"ASGI application '{__name__}.refuse'"
+
+
+def test_project_application_without_the_setting_is_django_s() -> None:
+    with override_settings(DEBUG=True, ASGI_APPLICATION=None):
+        served = project_application()
+    assert served.name == "Django's ASGI handler"
+
+
+def test_project_application_without_staticfiles_is_not_wrapped() -> None:
+    with override_settings(DEBUG=True, INSTALLED_APPS=[], ASGI_APPLICATION=f"{__name__}.refuse"):
+        assert project_application().application is refuse
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("nowhere.application", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("application", "doesn't look like a module path"),
+        (f"{__name__}.nothing", "cannot be imported: ImportError"),
+        (f"{__name__}.NOT_CALLABLE", "is not an ASGI application: str is not callable"),
+    ],
+)
+def test_import_application_that_is_none_raises_what_is_wrong(path: str, text: str) -> None:
+    with pytest.raises(ApplicationError, match=re.escape(text)):
+        import_application(path)
