@@ -36,7 +36,9 @@ def run_child(
     except subprocess.TimeoutExpired:
         child.kill()
         out, err = child.communicate()
-        raise AssertionError(f"hung for {timeout_seconds} s\n--- out\n{out}\n--- err\n{err}") from None
+        raise AssertionError(
+            f"hung for {timeout_seconds} s\n--- out\n{out}\n--- err\n{err}"
+        ) from None
     if expect_code is not None and child.returncode != expect_code:
         raise AssertionError(f"ended with {child.returncode}\n--- out\n{out}\n--- err\n{err}")
     return subprocess.CompletedProcess(program, child.returncode, out, err)

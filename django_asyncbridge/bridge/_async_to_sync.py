@@ -160,11 +160,11 @@ class AsyncToSync(Generic[P, R]):
             if exc_info[1] is None:
                 result = await awaitable
             else:
+                chained = exc_info[1].__context__
                 try:
                     raise exc_info[1]
                 except BaseException as handled:  # noqa: BLE001  # the caller is handling it, whatever it is
-                    # Raising adds this frame each time; the caller's exception must not change.
-                    handled.__traceback__ = exc_info[2]
+                    _wrapping.restore_exception(handled, exc_info[2], chained)
                     result = await awaitable
         except BaseException as caught:  # noqa: BLE001  # it belongs to the waiting thread
             error = caught

@@ -86,7 +86,12 @@ class Children(list["asyncio.Task[Any]"]):
         for task in tasks:
             # RuntimeError: its loop is closed, so it has ended.
             with contextlib.suppress(RuntimeError):
-                task.get_loop().call_soon_threadsafe(task.cancel)
+                task.get_loop().call_soon_threadsafe(self._cancel_task, task)
+
+    def _cancel_task(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancel():
+            # It has ended in between; the function may be waiting for another by now.
+            self.cancel()
 
 
 class _Cancellable(Protocol):
@@ -267,7 +272,8 @@ class Call(asyncio.Future[Any]):
 
     def _report_overdue(self) -> None:
         """Say who is waited for, so that a task which seems to ignore its cancellation can be understood."""
-        assert self._thread is not None
+        if self._thread is None:  # its executor is dropping it
+            return
         frame = sys._current_frames().get(self._thread.ident or 0)
         logger.warning(
             "%s was cancelled %.0f s ago and is still running in %s; the task that called it ends when it does%s",

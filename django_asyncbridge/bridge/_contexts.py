@@ -86,10 +86,7 @@ class ThreadSensitiveContext:
         if self._entered > 0:
             return
         executor = self._leave()
-        if self._executor is not None:
-            _state.executors.current = self._outer_executor
-            self._outer_executor = None
-        elif executor is not None:
+        if self._executor is None and executor is not None:
             await _shut_down(executor)
 
     def _leave(self) -> Executor | None:
@@ -98,9 +95,11 @@ class ThreadSensitiveContext:
         # ValueError: entered in another context, as test fixtures do; there is nothing to put back here.
         with contextlib.suppress(ValueError):
             _state.thread_sensitive_context.reset(self.token)
-        self.token = None
-        self._exited = True
+            if self._executor is not None:
+                _state.executors.current = self._outer_executor
+        self.token = self._outer_executor = None
         with _state.registry_lock:
+            self._exited = True
             return _state.context_to_thread_executor.pop(self, None)
 
 
@@ -114,8 +113,13 @@ async def _shut_down(executor: Executor) -> None:
         with contextlib.suppress(InvalidStateError):
             ended.set_result(None)
 
-    threading.Thread(target=join, name="asyncbridge-join", daemon=True).start()
-    await asyncio.wrap_future(ended)
+    try:
+        threading.Thread(target=join, name="asyncbridge-join", daemon=True).start()
+    except RuntimeError:
+        # No thread can start any more (interpreter shutdown, a limit): the other one ends by itself.
+        executor.shutdown(wait=False)
+    else:
+        await asyncio.wrap_future(ended)
 
 
 def executor_of(context: ThreadSensitiveContext) -> Executor | None:
@@ -125,18 +129,18 @@ def executor_of(context: ThreadSensitiveContext) -> Executor | None:
         RuntimeError: when its block has been left and had an executor of the caller's.
     """
     # Only what asgiref's class has as well is used here: its contexts may come this way too.
-    if getattr(context, "_exited", False):
-        if context._executor is None:
-            return None
-        raise RuntimeError(
-            "this task was started inside a ThreadSensitiveContext with an executor and has outlived it; "
-            "wait for such tasks before the block ends, or start them outside"
-        )
     with _state.registry_lock:
-        executor = _state.context_to_thread_executor.get(context)
-        if executor is None:
-            executor = _state.context_to_thread_executor[context] = Worker("request")
-        return executor
+        if not getattr(context, "_exited", False):
+            executor = _state.context_to_thread_executor.get(context)
+            if executor is None:
+                executor = _state.context_to_thread_executor[context] = Worker("request")
+            return executor
+    if context._executor is None:
+        return None
+    raise RuntimeError(
+        "this task was started inside a ThreadSensitiveContext with an executor and has outlived it; "
+        "wait for such tasks before the block ends, or start them outside"
+    )
 
 
 class AsyncSingleThreadContext:
@@ -159,13 +163,14 @@ class AsyncSingleThreadContext:
         self._entered = 0
         # The executor of the call whose event loop the thread runs now; written by that thread.
         self.busy_for: CurrentThreadExecutor | None = None
+        self._exited = False
 
     def __enter__(self) -> Self:
         if self.token is not None:
             self._entered += 1
         elif _state.async_single_thread_context.get(None) is None:
             self.token = _state.async_single_thread_context.set(self)
-            self._entered = 1
+            self._entered, self._exited = 1, False
         return self
 
     def __exit__(
@@ -183,14 +188,17 @@ class AsyncSingleThreadContext:
             _state.async_single_thread_context.reset(self.token)
         self.token = None
         with _state.registry_lock:
+            self._exited = True
             executor = _state.single_thread_context_executors.pop(self, None)
         if executor is not None:
             executor.shutdown()
 
 
-def loop_worker_of(context: AsyncSingleThreadContext) -> Executor:
-    """Return the executor whose thread runs the event loops of `context`."""
+def loop_worker_of(context: AsyncSingleThreadContext) -> Executor | None:
+    """Return the executor whose thread runs the event loops of `context`; None if its block has been left."""
     with _state.registry_lock:
+        if context._exited:
+            return None
         executor = _state.single_thread_context_executors.get(context)
         if executor is None:
             executor = _state.single_thread_context_executors[context] = Worker("loop")

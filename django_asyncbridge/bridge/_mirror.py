@@ -4,6 +4,9 @@ Theory of operation. A sync function called from a task runs in a copy of the ta
 the task's context is given what the function changed: what is another object than before, what is new, and what
 was unset. Comparing is by identity, in C; nothing is asked of the values, whose ``==`` may do anything.
 
+While the function runs, its context carries one more variable, the `mark` of the call, so that everything
+started from there can be told from what merely shares the task's context.
+
 A `contextvars.Token` can only be used in the context it was made in. So if a token outlives the
 call, its context (the *twin* of the task's) is used for the task's next calls as well, after it was given what
 changed in the task meanwhile. Nobody has to hold the twin: a token refers to it, so a weak reference tells
@@ -78,14 +81,20 @@ class _Twin:
         self.in_use = False
 
     def keep_if_needed(self) -> None:
-        """Be the twin of the current task's context if a token (or anything) still refers to `context`."""
+        """Be found by the next call if a token (or anything) still refers to `context`; in the task."""
         context = self.context()
-        if context is not None:
-            _twin_of_task.set(self)
-            context.run(_twin_of_task.set, self)
+        if context is None:
+            return
+        # Tasks that share a context have a twin each.
+        others = (twin for twin in _twins.get() if twin.owner() is not None and twin.context())
+        twins = (self, *others)
+        _twins.set(twins)
+        context.run(_twins.set, twins)
 
 
-_twin_of_task: ContextVar[_Twin | None] = ContextVar("django_asyncbridge.twin", default=None)
+_twins: ContextVar[tuple[_Twin, ...]] = ContextVar("django_asyncbridge.twins", default=())
+
+_Mark = tuple[ContextVar[Any], Any]
 
 
 class Passage:
@@ -94,12 +103,16 @@ class Passage:
     Args:
         task: the current task, whose context the current one is; or None when there is none.
         given: a context to run in instead, from which nothing is carried back.
+        mark: a context variable and its value while the function runs.
     """
 
-    __slots__ = ("_before", "_changes", "_context", "_entered", "_given", "_task", "_twin")
+    __slots__ = ("_before", "_changes", "_context", "_entered", "_given", "_mark", "_task", "_twin")
 
-    def __init__(self, task: "asyncio.Task[Any] | None", given: Context | None) -> None:
+    def __init__(
+        self, task: "asyncio.Task[Any] | None", given: Context | None, mark: _Mark | None = None
+    ) -> None:
         self._task = task
+        self._mark = mark
         self._given = given is not None
         self._entered = False
         self._twin: _Twin | None = None
@@ -112,8 +125,9 @@ class Passage:
 
     def _use_twin(self) -> bool:
         """Find the twin that earlier calls of this task left, if a token still needs it."""
-        twin = _twin_of_task.get()
-        if twin is None or twin.in_use or twin.owner() is not self._task:
+        task = self._task
+        twin = next((twin for twin in _twins.get() if twin.owner() is task), None)
+        if twin is None or twin.in_use:
             return False
         context = twin.context()
         if context is None:
@@ -148,7 +162,14 @@ class Passage:
         self._entered = True
         for var, value in self._changes.values:
             var.set(value)
-        return function()
+        if self._mark is None:
+            return function()
+        var, value = self._mark
+        token = var.set(value)
+        try:
+            return function()
+        finally:
+            var.reset(token)
 
     def back(self) -> None:
         """Give the current context what the function changed; in the task, once the worker is done."""

@@ -35,12 +35,13 @@ def run_on_own_loop(run: Run) -> None:
     ended: Future[None] = Future()
     context = _state.async_single_thread_context.get(None)
     try:
-        if context is not None:
-            _refuse_busy_thread(context, run)
-            loop_worker_of(context).submit(_run_loop_of, context, run, ended)
-            run.wait(ended)
-        else:
+        worker = None if context is None else loop_worker_of(context)
+        if context is None or worker is None:
             _wait_for_new_thread(run, ended)
+        else:
+            _refuse_busy_thread(context, run)
+            worker.submit(_run_loop_of, context, run, ended)
+            run.wait(ended)
         ended.result()
     finally:
         # The traceback of an error keeps this frame; nothing may lead from here back to the error.
@@ -71,8 +72,11 @@ def _wait_for_new_thread(run: Run, ended: "Future[None]") -> None:
     thread = threading.Thread(target=_run_loop, args=(run, ended), name=name, daemon=True)
     try:
         if _start(thread, run, ended):
-            run.wait(ended)
-            thread.join()
+            try:
+                run.wait(ended)
+            finally:
+                if ended.done():
+                    thread.join()
         else:
             # Without a thread the coroutine can do everything but call back into this one, and that raises.
             _run_loop(run, ended)
@@ -85,12 +89,14 @@ def _start(thread: threading.Thread, run: Run, ended: "Future[None]") -> bool:
     try:
         thread.start()
     except BaseException as error:
-        if thread.ident is not None:
-            # A signal handler's, such as Ctrl-C, while the thread was starting.
-            run.interrupt()
-            run.wait(ended)
-        elif isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) and thread.ident is None:
             return False
+        # A signal handler's, such as Ctrl-C: what `Run.wait` does with it, a moment earlier. A thread that
+        # is not known by its ident yet finds the coroutine withdrawn or cancelled, and ends.
+        run.interrupt()
+        if thread.ident is not None:
+            run.wait(ended)
+            thread.join()
         raise
     finally:
         del run, ended

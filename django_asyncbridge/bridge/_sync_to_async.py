@@ -9,7 +9,6 @@ thread. `thread_handler` runs in the worker, all else in the loop's thread.
 """
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import sys
@@ -99,7 +98,7 @@ class SyncToAsync(Generic[P, R]):
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         child = functools.partial(self.func, *args, **kwargs)
-        call, passage, token = self._begin(loop, task, child)
+        call, passage = self._begin(loop, task, child)
         try:
             return cast("R", await call)
         except asyncio.CancelledError as cancelled:
@@ -114,39 +113,34 @@ class SyncToAsync(Generic[P, R]):
                 passage.back()
             else:
                 call.abandon()
-            if token is not None:
-                # ValueError: the coroutine is closed from another context.
-                with contextlib.suppress(ValueError):
-                    self.deadlock_context.reset(token)
             # The traceback of an error keeps this frame; nothing may lead from here back to the error.
-            del call, passage, token, child, task
+            del call, passage, child, task
 
     def _begin(
         self,
         loop: asyncio.AbstractEventLoop,
         task: "asyncio.Task[Any] | None",
         child: Callable[[], R],
-    ) -> tuple[Call, Passage, "contextvars.Token[Any] | None"]:
-        """Submit the call to the thread it belongs to; the token takes its hold out of the context again."""
+    ) -> tuple[Call, Passage]:
+        """Submit the call to the thread it belongs to."""
         while True:
             executor, hold = self._home(loop)
-            token = None if hold is None else self.deadlock_context.set(hold)
-            passage = Passage(task, self.context)
+            mark = None if hold is None else (self.deadlock_context, hold)
+            passage = Passage(task, self.context, mark)
             call = Call(loop, self._described, hold)
             work = functools.partial(
                 self.thread_handler, loop, sys.exc_info(), call.children, passage.run, child
             )
             try:
                 call.submit(executor, work)
-            except BaseException as error:
+            except _ExecutorEndedError:
+                # The sync caller stopped waiting in this moment: somewhere else is home now.
                 passage.back()
-                if token is not None:
-                    self.deadlock_context.reset(token)
-                if isinstance(error, _ExecutorEndedError):
-                    # The sync caller stopped waiting in this moment: somewhere else is home now.
-                    continue
+            except BaseException:
+                passage.back()
                 raise
-            return call, passage, token
+            else:
+                return call, passage
 
     def _home(self, loop: asyncio.AbstractEventLoop) -> tuple[Executor | None, Hold | None]:
         """Return where this call has to run, and its hold on the shared thread if it is there."""
@@ -214,15 +208,16 @@ class SyncToAsync(Generic[P, R]):
         try:
             if exc_info[1] is None:
                 return func(*args, **kwargs)
+            context = exc_info[1].__context__
             try:
                 raise exc_info[1]
             except BaseException as handled:  # noqa: BLE001  # the task is handling it, whatever it is
-                # Raising adds this frame each time; the task's exception must not change.
-                handled.__traceback__ = exc_info[2]
+                _wrapping.restore_exception(handled, exc_info[2], context)
                 return func(*args, **kwargs)
         finally:
             local.main_event_loop, local.main_event_loop_pid, local.task_context = outer
             # The traceback of an error keeps this frame.
+            context = None
             del outer, exc_info, task_context, func, args, kwargs
 
 

@@ -1,7 +1,7 @@
 """`Worker`: one thread that runs one call at a time.
 
 Which thread may touch what. Any thread may call `submit` and `shutdown`: the pool inside has its own lock. The
-worker's thread writes `_idents` once, before its first call, so that thread always finds its own ident there. After a fork the
+worker's thread enters itself in `_threads` once, before its first call, so that thread always finds itself there. After a fork the
 pool is a dead copy; every worker is set up anew before the child's only thread goes on.
 """
 
@@ -36,10 +36,10 @@ class Worker(Executor):
         _workers.add(self)
 
     def _set_up(self) -> None:
-        # A list for the thread to write to: a method as initializer would keep the worker alive.
-        self._idents: list[int] = []
+        # A list for the thread to enter itself: a method as initializer would keep the worker alive.
+        self._threads: list[threading.Thread] = []
         self._pool = ThreadPoolExecutor(
-            1, initializer=_enter_thread, initargs=(self._use, self._idents)
+            1, initializer=_enter_thread, initargs=(self._use, self._threads)
         )
 
     def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
@@ -49,7 +49,7 @@ class Worker(Executor):
             RuntimeError: when called from the worker's own thread, which could never run it while its caller
                 waits; or after `shutdown`, or while the interpreter shuts down.
         """
-        if threading.get_ident() in self._idents:
+        if threading.current_thread() in self._threads:
             raise RuntimeError(
                 f"a call that must run in {threading.current_thread().name} would deadlock: that thread is "
                 "running the event loop which waits for the call; in sync code, use async_to_sync() "
@@ -67,9 +67,10 @@ class Worker(Executor):
         self._pool.shutdown(wait=wait, cancel_futures=cancel_futures)
 
 
-def _enter_thread(use: str, idents: list[int]) -> None:
-    threading.current_thread().name = f"asyncbridge-{use}-{next(_numbers)}"
-    idents.append(threading.get_ident())
+def _enter_thread(use: str, threads: list[threading.Thread]) -> None:
+    thread = threading.current_thread()
+    thread.name = f"asyncbridge-{use}-{next(_numbers)}"
+    threads.append(thread)
 
 
 def _set_up_after_fork() -> None:

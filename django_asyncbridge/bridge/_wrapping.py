@@ -19,6 +19,7 @@ __all__ = (
     "look_like",
     "markcoroutinefunction",
     "refuse_generator_function",
+    "restore_exception",
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,7 +56,9 @@ def refuse_generator_function(func: object, wrapper: str) -> None:
     Raises:
         TypeError: when `func`, or what it wraps or calls, is a (sync or async) generator function.
     """
-    candidates = (_unwrap_partial(func), getattr(func, "__call__", None))  # noqa: B004
+    inner = _unwrap_partial(func)
+    # A static method's function, and what a callable object runs.
+    candidates = (inner, getattr(inner, "__func__", None), getattr(inner, "__call__", None))  # noqa: B004
     if any(map(inspect.isgeneratorfunction, candidates)):
         kind, instead = (
             "generator",
@@ -69,6 +72,18 @@ def refuse_generator_function(func: object, wrapper: str) -> None:
         f"{wrapper} cannot wrap the {kind} function {describe(func)}: its body would not run during the call, "
         f"but later where it is iterated; {instead}"
     )
+
+
+def restore_exception(
+    error: BaseException, traceback: types.TracebackType | None, context: BaseException | None
+) -> None:
+    """Give an exception back what raising it again has changed.
+
+    Through the slots of `BaseException`: exceptions may refuse assignments (frozen dataclasses do).
+    """
+    slots = vars(BaseException)
+    slots["__traceback__"].__set__(error, traceback)
+    slots["__context__"].__set__(error, context)
 
 
 def _unwrap_partial(func: object) -> object:

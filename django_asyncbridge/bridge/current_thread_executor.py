@@ -115,9 +115,7 @@ class CurrentThreadExecutor(Executor):
                 f"run_until_future() must be called in {self._work_thread.name}, where this "
                 f"CurrentThreadExecutor was created, not in {threading.current_thread().name}"
             )
-        if self._open:
-            # Again after an interruption: an end marker too many is never reached.
-            future.add_done_callback(self._close)
+        future.add_done_callback(self._close)
         try:
             while True:
                 try:
@@ -125,7 +123,10 @@ class CurrentThreadExecutor(Executor):
                 except Empty:
                     continue
                 if item is None:
-                    return
+                    # Or the end of an earlier wait, which an interruption ended first.
+                    if future.done():
+                        return
+                    continue
                 item.run()
                 del item
                 if self._epoch != _fork.epoch():

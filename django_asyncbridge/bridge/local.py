@@ -249,5 +249,5 @@ class _ThreadCriticalLocal(Local):  # type: ignore[misc]  # final for users, not
 
 
 def _refuse_reserved(local: Local, name: str) -> None:
-    if name in type(local).__slots__:
+    if hasattr(type(local), name):
         raise AttributeError(f"{name!r} is used by Local itself: choose another name")

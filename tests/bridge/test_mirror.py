@@ -1,0 +1,380 @@
+"""Context variables across a crossing: what is carried over and back, and whose tokens stay good."""
+
+import asyncio
+import contextvars
+import weakref
+from collections.abc import Callable
+from contextvars import Context, ContextVar
+from typing import Any, NoReturn, TypeVar
+
+import pytest
+
+from django_asyncbridge.bridge._mirror import Passage, restore_context
+from tests.bridge import Tracked, without_gc
+
+R = TypeVar("R")
+
+first: ContextVar[Any] = ContextVar("first")
+second: ContextVar[Any] = ContextVar("second")
+
+
+class Crossing:
+    """One crossing of the current task, its steps taken one by one."""
+
+    def __init__(self, given: Context | None = None) -> None:
+        self.passage = Passage(asyncio.current_task(), given)
+
+    def run(self, function: Callable[..., R], *args: Any) -> R:
+        """Do the worker's part."""
+        return self.passage.run(lambda: function(*args))
+
+    def back(self) -> None:
+        self.passage.back()
+
+
+def cross(function: Callable[..., R], *args: Any) -> R:
+    """Call `function` as the sync function of one whole crossing."""
+    crossing = Crossing()
+    try:
+        return crossing.run(function, *args)
+    finally:
+        crossing.back()
+
+
+def in_task(function: Callable[[], None]) -> None:
+    """Call `function` as the one step of a task, in a context that starts without our variables."""
+
+    async def main() -> None:
+        function()
+
+    contextvars.Context().run(asyncio.run, main())
+
+
+def in_context_of_its_own(function: Callable[[], None]) -> None:
+    contextvars.Context().run(function)
+
+
+# --- What is carried over and back -----------------------------------------------
+
+
+def test_passage_carries_values_over_and_what_changed_back() -> None:
+    def change() -> object:
+        second.set("new")
+        return first.get()
+
+    @in_task
+    def task() -> None:
+        first.set("the task's")
+        assert cross(change) == "the task's"
+        assert (first.get(), second.get()) == ("the task's", "new")
+
+
+def test_passage_does_not_show_a_change_before_it_is_back() -> None:
+    @in_task
+    def task() -> None:
+        crossing = Crossing()
+        crossing.run(first.set, 1)
+        assert first.get(None) is None
+        crossing.back()
+        assert first.get() == 1
+
+
+def test_passage_that_never_ran_leaves_the_context_as_it_is() -> None:
+    @in_task
+    def task() -> None:
+        before = contextvars.copy_context()
+        Crossing().back()
+        assert contextvars.copy_context() == before
+
+
+def test_passage_whose_function_raised_carries_its_changes_back() -> None:
+    def fail() -> NoReturn:
+        first.set("set before it failed")
+        raise RuntimeError("of the function")
+
+    @in_task
+    def task() -> None:
+        with pytest.raises(RuntimeError, match="of the function"):
+            cross(fail)
+        assert first.get() == "set before it failed"
+
+
+def test_passage_compares_by_identity_and_asks_values_nothing() -> None:
+    class Hostile:
+        __hash__ = None  # type: ignore[assignment]  # nothing may be asked of it
+
+        def __eq__(self, other: object) -> NoReturn:
+            raise AssertionError("compared")
+
+    @in_task
+    def task() -> None:
+        old, new = Hostile(), Hostile()
+        first.set(old)
+        cross(lambda: None)
+        assert first.get() is old
+        cross(first.set, new)
+        assert first.get() is new
+
+
+def test_passage_carries_back_a_value_that_is_equal_but_another_object() -> None:
+    @in_task
+    def task() -> None:
+        old: list[int] = []
+        new: list[int] = []
+        first.set(old)
+        cross(first.set, new)
+        assert first.get() is new
+
+
+def test_passage_tells_one_variable_from_another_that_has_the_same_value() -> None:
+    """As many variables as before, with the same objects as values: only the variables differ."""
+
+    @in_task
+    def task() -> None:
+        value = object()
+        token = cross(first.set, value)
+
+        def swap() -> None:
+            first.reset(token)
+            second.set(value)
+
+        cross(swap)
+        assert first.get(None) is None
+        assert second.get() is value
+
+
+def test_passage_into_a_context_given_shows_that_and_carries_nothing_back() -> None:
+    @in_task
+    def task() -> None:
+        first.set("the task's")
+        given = contextvars.copy_context()
+        given.run(first.set, "given")
+        crossing = Crossing(given)
+        assert crossing.run(first.get) == "given"
+        crossing.run(second.set, "kept in it")
+        crossing.back()
+        assert first.get() == "the task's"
+        assert second.get(None) is None
+        assert given[second] == "kept in it"
+
+
+def test_passage_into_a_context_in_use_says_how_to_give_each_call_its_own() -> None:
+    @in_task
+    def task() -> None:
+        given = contextvars.copy_context()
+        with pytest.raises(RuntimeError, match=r"is in use by a call.*context\.copy\(\)"):
+            given.run(Crossing(given).run, print)
+
+
+def test_passage_without_a_task_carries_values_both_ways() -> None:
+    """As for a coroutine that is stepped by hand, or in a callback of the loop."""
+
+    @in_context_of_its_own
+    def no_task() -> None:
+        token_free = Passage(None, None)
+        first.set("changed meanwhile")
+        token_free.run(lambda: second.set("new"))
+        token_free.back()
+        assert (first.get(), second.get()) == ("changed meanwhile", "new")
+
+
+def test_passage_once_back_holds_no_variable_and_no_task() -> None:
+    """An error's traceback keeps it, for as long as the error is kept."""
+
+    @in_task
+    def task() -> None:
+        tracked = Tracked()
+        alive = weakref.ref(tracked)
+        with without_gc():
+            token = first.set(tracked)
+            crossing = Crossing()
+            crossing.run(lambda: None)
+            crossing.back()
+            first.reset(token)
+            del tracked, token
+            assert alive() is None
+        assert crossing.passage._task is None
+
+
+# --- Tokens ----------------------------------------------------------------------
+
+
+def test_token_that_outlives_its_call_resets_in_the_next_one() -> None:
+    @in_task
+    def task() -> None:
+        first.set("before")
+        token = cross(first.set, "middle")
+        assert cross(first.get) == "middle"
+        cross(first.reset, token)
+        assert first.get() == "before"
+
+
+def test_token_of_a_variable_that_was_unset_unsets_it_in_the_task_too() -> None:
+    @in_task
+    def task() -> None:
+        token = cross(first.set, "set")
+        assert first.get() == "set"
+        cross(first.reset, token)
+        assert first.get(None) is None
+        assert first not in contextvars.copy_context()
+
+
+def test_token_of_a_variable_that_was_set_and_unset_twice_unsets_it_twice() -> None:
+    @in_task
+    def task() -> None:
+        for _ in range(2):
+            token = cross(first.set, "set")
+            cross(first.reset, token)
+            assert first not in contextvars.copy_context()
+
+
+def test_token_stays_good_while_the_task_changes_variables_itself() -> None:
+    @in_task
+    def task() -> None:
+        token = cross(first.set, "set")
+        first.set("the task's")
+        second.set("the task's")
+        assert cross(lambda: (first.get(), second.get())) == ("the task's", "the task's")
+        cross(first.reset, token)
+        assert first.get(None) is None
+        assert second.get() == "the task's"
+
+
+def test_token_stays_good_after_a_call_that_was_withdrawn() -> None:
+    @in_task
+    def task() -> None:
+        token = cross(first.set, "set")
+        Crossing().back()
+        cross(first.reset, token)
+        assert first.get(None) is None
+
+
+def test_token_that_is_dropped_lets_its_context_go_and_the_next_call_does_without() -> None:
+    @in_task
+    def task() -> None:
+        with without_gc():
+            tokens = [cross(second.set, "set")]
+            tracked = [Tracked()]
+            alive = weakref.ref(tracked[0])
+            cross(first.set, tracked.pop())
+            first.set("only that context still has the other value")
+            assert alive() is not None
+            tokens.clear()
+            assert alive() is None
+        assert cross(second.get) == "set"
+
+
+def test_token_of_a_call_is_no_good_in_a_second_one_that_runs_at_the_same_time() -> None:
+    """A coroutine stepped by hand may start a call before the last one is done."""
+
+    @in_task
+    def task() -> None:
+        token = cross(first.set, "set")
+        one, two = Crossing(), Crossing()
+        with pytest.raises(ValueError, match="different Context"):
+            two.run(first.reset, token)
+        two.run(second.set, "two's")
+        one.run(first.reset, token)
+        two.back()
+        one.back()
+        assert first.get(None) is None
+        assert second.get() == "two's"
+
+
+def test_token_is_good_again_once_the_call_that_ran_at_the_same_time_is_done() -> None:
+    @in_task
+    def task() -> None:
+        token = cross(first.set, "set")
+        crossings = Crossing(), Crossing()
+        for crossing in crossings:
+            crossing.run(lambda: None)
+            crossing.back()
+        cross(first.reset, token)
+        assert first.get(None) is None
+
+
+def test_token_of_a_task_is_no_good_in_a_task_that_it_started() -> None:
+    async def child(token: contextvars.Token[Any]) -> None:
+        assert cross(first.get) == "set"
+        with pytest.raises(ValueError, match="different Context"):
+            cross(first.reset, token)
+
+    async def parent() -> None:
+        token = cross(first.set, "set")
+        await asyncio.create_task(child(token))
+        cross(first.reset, token)
+        assert first.get(None) is None
+
+    contextvars.Context().run(asyncio.run, parent())
+
+
+def test_token_stays_good_when_another_task_of_the_same_context_makes_one_as_well() -> None:
+    """P3: as for two receivers of `Signal.asend`, which share their context."""
+    shared = contextvars.Context()
+    for variable in (first, second):
+        shared.run(variable.set, "before")
+
+    async def receiver(variable: ContextVar[Any]) -> None:
+        token = cross(variable.set, "set")
+        await asyncio.sleep(0)
+        cross(variable.reset, token)
+        assert variable.get() == "before"
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(
+            *(loop.create_task(receiver(variable), context=shared) for variable in (first, second))
+        )
+
+    asyncio.run(main())
+
+
+def test_call_after_the_task_unset_a_variable_sees_it_unset_though_a_token_is_kept() -> None:
+    @in_task
+    def task() -> None:
+        unsets = first.set("set")
+        kept = cross(second.set, "set")
+        first.reset(unsets)
+        assert cross(lambda: first.get("unset")) == "unset"
+        assert second.get() == "set"
+        del kept
+
+
+def test_token_of_a_variable_that_somebody_else_set_first_leaves_that_value() -> None:
+    """Tasks that share a context: only who set a variable first could unset it."""
+
+    @in_task
+    def task() -> None:
+        crossing = Crossing()
+        token = crossing.run(first.set, "the call's")
+        first.set("another task's")
+        crossing.back()
+        assert first.get() == "the call's"
+        cross(first.reset, token)
+        assert first.get() == "the call's"
+
+
+def test_token_is_of_no_use_when_the_task_has_moved_to_another_context() -> None:
+    """A coroutine stepped by hand: what the first context unset stays set in the second."""
+
+    @in_task
+    def task() -> None:
+        token = cross(first.set, "set")
+        moved = contextvars.copy_context()
+        moved.run(cross, first.reset, token)
+        assert moved[first] == "set"
+        assert first.get() == "set"
+
+
+# --- restore_context -------------------------------------------------------------
+
+
+def test_restore_context_sets_what_differs_and_leaves_what_only_the_current_one_has() -> None:
+    @in_context_of_its_own
+    def restore() -> None:
+        first.set("old")
+        other = contextvars.copy_context()
+        other.run(first.set, "new")
+        second.set("only here")
+        restore_context(other)
+        assert (first.get(), second.get()) == ("new", "only here")
