@@ -192,7 +192,7 @@ class _DefaultLocal(Local):  # type: ignore[misc]  # final for users, not for th
         raise _no_attribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _refuse_reserved(self, name)
+        _refuse_reserved(name)
         self._namespaces.set(name, value, self._visible())
 
     def __delattr__(self, name: str) -> None:
@@ -231,7 +231,7 @@ class _ThreadCriticalLocal(Local):  # type: ignore[misc]  # final for users, not
         raise _no_attribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _refuse_reserved(self, name)
+        _refuse_reserved(name)
         if asyncio._get_running_loop() is None:
             setattr(self._sync_storage, name, value)
         else:
@@ -248,6 +248,10 @@ class _ThreadCriticalLocal(Local):  # type: ignore[misc]  # final for users, not
             raise _no_attribute(self, name)
 
 
-def _refuse_reserved(local: Local, name: str) -> None:
-    if hasattr(type(local), name):
+# What a class has hides a value of the instance: setting it would seem to work, reading would not.
+_RESERVED = frozenset().union(*map(vars, (object, Local, _DefaultLocal, _ThreadCriticalLocal)))
+
+
+def _refuse_reserved(name: str) -> None:
+    if name in _RESERVED:
         raise AttributeError(f"{name!r} is used by Local itself: choose another name")

@@ -308,6 +308,25 @@ def test_token_of_a_task_is_no_good_in_a_task_that_it_started() -> None:
     contextvars.Context().run(asyncio.run, parent())
 
 
+def test_token_of_a_task_that_has_ended_is_no_good_where_no_task_runs() -> None:
+    """Nobody may enter that context any more: who is in no task is not that task."""
+    kept: list[Any] = []
+
+    @in_task
+    def task() -> None:
+        kept.extend((cross(first.set, "set"), contextvars.copy_context()))
+
+    def no_task() -> None:
+        passage = Passage(None, None)
+        with pytest.raises(ValueError, match="different Context"):
+            passage.run(lambda: first.reset(token))
+        passage.back()
+
+    token, context = kept
+    context.run(no_task)
+    assert context[first] == "set"
+
+
 def test_token_stays_good_when_another_task_of_the_same_context_makes_one_as_well() -> None:
     """P3: as for two receivers of `Signal.asend`, which share their context."""
     shared = contextvars.Context()

@@ -388,7 +388,10 @@ def test_own_loop_interrupted_while_another_has_the_thread_never_starts_its_coro
 
 IN_SINGLE_THREAD_CONTEXT = """
     import asyncio, threading
-    from django_asyncbridge.bridge.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
+    from concurrent.futures import ThreadPoolExecutor
+    from django_asyncbridge.bridge.sync import (
+        AsyncSingleThreadContext, ThreadSensitiveContext, async_to_sync, sync_to_async
+    )
 
     async def get_ident():
         await asyncio.sleep(0)
@@ -405,10 +408,15 @@ IN_SINGLE_THREAD_CONTEXT = """
 
     async def by_force():
         return await sync_to_async(nested)(True)
+
+    async def by_force_out_of_sight_of_the_caller():
+        with ThreadPoolExecutor(1) as pool:
+            async with ThreadSensitiveContext(executor=pool):
+                return await sync_to_async(nested)(True)
 """
 
 
-@pytest.mark.parametrize("way", ["by_thread", "by_force"])
+@pytest.mark.parametrize("way", ["by_thread", "by_force", "by_force_out_of_sight_of_the_caller"])
 def test_own_loop_below_one_that_has_the_single_thread_does_not_wait_for_it_for_ever(
     way: str,
 ) -> None:
