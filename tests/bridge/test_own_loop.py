@@ -260,12 +260,9 @@ def test_own_loop_interrupted_before_its_thread_has_an_ident_does_not_leave_it_r
         start_run(run, loop)
         come.set()
 
-    def late_ident(thread: threading.Thread) -> int | None:
-        if come.is_set():
-            return thread.native_id
+    def late_ident(thread: threading.Thread) -> None:
         interrupted.start(thread)
         wait(come)
-        return None
 
     interrupted = InterruptedStart()
     monkeypatch.setattr(Run, "start", start_and_tell)

@@ -13,18 +13,20 @@ from tests.support import run_child, run_in_thread
 
 each_home = pytest.mark.parametrize("home", HOMES.values(), ids=HOMES.keys())
 get_ident = sync_to_async(threading.get_ident)
+# An object, unlike an ident, is not used again for another thread.
+get_thread = sync_to_async(threading.current_thread)
 
 
 # --- C01: a task that outlives the call that started it ------------------------
 
 
-async def start_late_task(release: asyncio.Event) -> "asyncio.Task[int]":
+async def start_late_task(release: asyncio.Event) -> "asyncio.Task[threading.Thread]":
     """Start, below an `async_to_sync` call that ends first, a task that asks for its home thread."""
-    started: list[asyncio.Task[int]] = []
+    started: list[asyncio.Task[threading.Thread]] = []
 
-    async def late() -> int:
+    async def late() -> threading.Thread:
         await release.wait()
-        return await get_ident()
+        return await get_thread()
 
     async def inner() -> None:
         started.append(asyncio.create_task(late()))
@@ -36,11 +38,11 @@ async def start_late_task(release: asyncio.Event) -> "asyncio.Task[int]":
 def test_c01_late_task_on_a_plain_loop_works_in_the_shared_thread() -> None:
     """C01: with no context around it, the next rule is the process's shared thread."""
 
-    async def main() -> tuple[int, int]:
+    async def main() -> tuple[threading.Thread, threading.Thread]:
         release = asyncio.Event()
         task = await start_late_task(release)
         release.set()
-        return await task, await get_ident()
+        return await task, await get_thread()
 
     late, shared = on_plain_loop(main)
     assert late == shared
@@ -49,13 +51,13 @@ def test_c01_late_task_on_a_plain_loop_works_in_the_shared_thread() -> None:
 def test_c01_late_task_in_an_open_context_works_in_the_thread_of_the_context() -> None:
     """C01: inside a `ThreadSensitiveContext` that is open, the next rule is the context's thread."""
 
-    async def main() -> tuple[int, int, int]:
+    async def main() -> tuple[threading.Thread, ...]:
         release = asyncio.Event()
         async with ThreadSensitiveContext():
             task = await start_late_task(release)
             release.set()
-            late, home = await task, await get_ident()
-        return late, home, await get_ident()
+            late, home = await task, await get_thread()
+        return late, home, await get_thread()
 
     late, home, shared = on_plain_loop(main)
     assert late == home != shared
@@ -64,12 +66,12 @@ def test_c01_late_task_in_an_open_context_works_in_the_thread_of_the_context() -
 def test_c01_late_task_of_an_exited_context_works_in_the_shared_thread() -> None:
     """C01: the context has ended and its thread with it, so the shared thread is next."""
 
-    async def main() -> tuple[int, int]:
+    async def main() -> tuple[threading.Thread, threading.Thread]:
         release = asyncio.Event()
         async with ThreadSensitiveContext():
             task = await start_late_task(release)
         release.set()
-        return await task, await get_ident()
+        return await task, await get_thread()
 
     late, shared = on_plain_loop(main)
     assert late == shared
@@ -78,11 +80,11 @@ def test_c01_late_task_of_an_exited_context_works_in_the_shared_thread() -> None
 def test_c01_several_late_tasks_at_once_share_one_thread() -> None:
     """C01: late tasks do not report each other as a deadlock."""
 
-    async def main() -> tuple[list[int], int]:
+    async def main() -> tuple[list[threading.Thread], threading.Thread]:
         release = asyncio.Event()
         tasks = [await start_late_task(release) for _ in range(4)]
         release.set()
-        return await asyncio.gather(*tasks), await get_ident()
+        return await asyncio.gather(*tasks), await get_thread()
 
     late, shared = on_plain_loop(main)
     assert set(late) == {shared}
