@@ -126,6 +126,8 @@ class Passage:
     def _use_twin(self) -> bool:
         """Find the twin that earlier calls of this task left, if a token still needs it."""
         task = self._task
+        if task is None:
+            return False
         twin = next((twin for twin in _twins.get() if twin.owner() is task), None)
         if twin is None or twin.in_use:
             return False
