@@ -52,10 +52,8 @@ def _refuse_busy_thread(context: AsyncSingleThreadContext, run: Run) -> None:
     """Refuse a coroutine that would wait for a thread which waits for that coroutine."""
     # A waiting caller can be hidden from its context; the loop that waits for this thread cannot.
     loop = _state.calling_loop()
-    callers = [*run.executor._chain()]
-    if loop in _state.loop_thread_executors:
-        callers.append(_state.loop_thread_executors[loop])
-    if context.busy_for in callers:
+    caller = None if loop is None else _state.loop_thread_executors.get(loop)
+    if context.busy_for is not None and context.busy_for in (caller, *run.executor._chain()):
         raise RuntimeError(
             f"async_to_sync({run.described}) would deadlock: it needs an event loop of its own in the one thread of "
             "the AsyncSingleThreadContext, and that thread runs the loop of a call further up, which waits for "
