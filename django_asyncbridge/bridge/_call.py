@@ -180,30 +180,41 @@ class Call(asyncio.Future[Any]):
         __traceback_hide__ = True
         if not self._claim.acquire(blocking=False):
             return
+        try:
+            self._hand_over(*self._outcome())
+        except BaseException as interruption:  # noqa: BLE001  # it belongs to the awaiting task
+            # Of a signal handler, in a main thread that works for others meanwhile, before or after the
+            # function itself: nobody must wait for ever for what it has cut off.
+            self._hand_over(None, interruption)
+        finally:
+            # The error's traceback refers to this frame; nothing may lead from here back to the error.
+            del self
+
+    def _outcome(self) -> tuple[Any, BaseException | None]:
+        """Run the function and return what it returned, or what the task is to see raised."""
+        __traceback_hide__ = True
         self._thread = threading.current_thread()
         work, self._work = self._work, None
         assert work is not None
-        result: Any = None
-        error: BaseException | None = None
         try:
-            result = work()
+            return work(), None
         except StopIteration as stop:
-            # It cannot be raised into a coroutine: the interpreter would take it for the coroutine's end.
-            error = RuntimeError(
-                f"{self._described} raised StopIteration, which cannot pass through await; "
-                "use next(iterator, default) or return a marker"
-            )
-            error.__cause__ = stop
+            return None, self._of_stop(stop)
         except BaseException as caught:  # noqa: BLE001  # whatever it is belongs to the awaiting task
-            error = caught
+            return None, caught
         finally:
             # Before the task goes on: it may look at once.
             self._release()
-        try:
-            self._hand_over(result, error)
-        finally:
-            # The error's traceback refers to this frame; nothing may lead from here back to the error.
-            del self, work, result, error
+            del self, work
+
+    def _of_stop(self, stop: StopIteration) -> RuntimeError:
+        """Return what stands for a StopIteration, which the interpreter takes for a coroutine's end."""
+        error = RuntimeError(
+            f"{self._described} raised StopIteration, which cannot pass through await; "
+            "use next(iterator, default) or return a marker"
+        )
+        error.__cause__ = stop
+        return error
 
     def _hand_over(self, result: object, error: BaseException | None) -> None:
         try:
@@ -219,6 +230,8 @@ class Call(asyncio.Future[Any]):
 
     def _complete(self, result: object, error: BaseException | None) -> None:
         """Take over what the worker hands over; in the loop's thread."""
+        if self.done():  # handed over before an interruption, and again with it
+            return
         self._queued = None
         if self._overdue is not None:
             self._overdue.cancel()
