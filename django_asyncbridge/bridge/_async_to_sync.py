@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from django_asyncbridge.bridge import _state, _wrapping
-from django_asyncbridge.bridge._mirror import restore_context
+from django_asyncbridge.bridge._mirror import arrived, restore_context
 from django_asyncbridge.bridge._own_loop import run_on_own_loop
 from django_asyncbridge.bridge._run import Run
 from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor
@@ -102,6 +102,7 @@ class AsyncToSync(Generic[P, R]):
         finally:
             executor._abort()
             restore_context(context[0])
+            arrived()
             self.executors.current = outer
             # The traceback of an error keeps this frame; nothing may lead from here back to the error.
             del result, context, executor, awaitable, coroutine
@@ -151,6 +152,7 @@ class AsyncToSync(Generic[P, R]):
             awaitable: what to await.
         """
         __traceback_hide__ = True
+        arrived()
         task = asyncio.current_task()
         if task_context is not None and task is not None:
             task_context.append(task)

@@ -32,7 +32,7 @@ from contextvars import Context, ContextVar, Token
 from operator import is_
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ("Passage", "restore_context")
+__all__ = ("Passage", "arrived", "on_arrival", "restore_context")
 
 R = TypeVar("R")
 
@@ -43,6 +43,21 @@ class _Changes(NamedTuple):
 
 
 _NO_CHANGES = _Changes([], [])
+_arrival_hook: Callable[[], None] | None = None
+
+
+def on_arrival(hook: Callable[[], None] | None) -> None:
+    """Have `hook` called in the current context whenever a crossing has brought values to another thread."""
+    global _arrival_hook
+    _arrival_hook = hook
+
+
+def arrived() -> None:
+    """Say that the current context's values have come from another thread."""
+    if _arrival_hook is not None:
+        _arrival_hook()
+
+
 _EMPTY = Context()
 
 
@@ -164,6 +179,7 @@ class Passage:
         self._entered = True
         for var, value in self._changes.values:
             var.set(value)
+        arrived()
         if self._mark is None:
             return function()
         var, value = self._mark
@@ -186,6 +202,7 @@ class Passage:
             return
         firsts = {} if self._twin is None else self._twin.firsts
         _apply(_changes(before, context), firsts)
+        arrived()
         if self._twin is None and task is not None:
             twin = _Twin(weakref.ref(context), task, firsts)
             del context
