@@ -25,6 +25,8 @@ from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecu
 
 __all__ = ("AsyncToSync",)
 
+_PUBLIC_MODULE = "django_asyncbridge.bridge.sync"
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -65,9 +67,12 @@ class AsyncToSync(Generic[P, R]):
     ) -> None:
         _wrapping.refuse_generator_function(awaitable, "async_to_sync")
         if not _wrapping.is_async(awaitable):
-            # A sync function may well return an awaitable, so this is not an error.
+            # A sync function may well return an awaitable, so this is not an error. The line to point at
+            # is that of the user, who calls this class or the function in the public module.
+            through_function = sys._getframe(1).f_globals.get("__name__") == _PUBLIC_MODULE
             warnings.warn(
-                f"async_to_sync was passed a non-async-marked callable: {awaitable!r}", stacklevel=2
+                f"async_to_sync was passed a non-async-marked callable: {awaitable!r}",
+                stacklevel=3 if through_function else 2,
             )
         _wrapping.look_like(self, awaitable)
         self.awaitable = awaitable

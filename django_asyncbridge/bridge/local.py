@@ -120,7 +120,8 @@ def _in_context_of_thread() -> bool:
 
 
 def _no_attribute(local: object, name: str) -> AttributeError:
-    return AttributeError(f"{local!r} has no attribute {name!r} here", name=name, obj=local)
+    message = f"Local has no attribute {name!r} here: it was not set in this task or thread"
+    return AttributeError(message, name=name, obj=local)
 
 
 @final
