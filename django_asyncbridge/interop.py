@@ -3,7 +3,8 @@
 Django calls its ORM, sessions and middleware through asgiref. Two bridges that do not know of each other
 have two home threads, so two database connections, and one can wait for ever for a thread that the other
 holds. asgiref keeps what it knows in attributes of its two classes; `share_registries` points those at ours, so
-that both find the same threads, contexts and loops (promise P1). asgiref's code goes on as it is.
+that both find the same threads, contexts and loops (promise P1). asgiref's code goes on as it is,
+except that its workers forget the loop they worked for.
 
 asgiref's `Local` (3.12 and newer) shows values in the thread that set them only, and asgiref stamps them anew
 wherever it moves a context. `_adopt_locals` does that for our crossings: Django's active language, time zone and urlconf
@@ -13,7 +14,9 @@ Which thread may touch what. Sharing and unsharing are for start-up and tests, w
 """
 
 import contextvars
+import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import asgiref.local
@@ -74,7 +77,24 @@ def share_registries() -> None:
             if name in vars(theirs):
                 _replace(theirs, name, getattr(ours, name))
     _replace(asgiref.sync, "CurrentThreadExecutor", _Executor)
+    thread_handler = asgiref.sync.SyncToAsync.thread_handler
+    _replace(asgiref.sync.SyncToAsync, "thread_handler", _restoring(thread_handler))
     _mirror.on_arrival(_adopt_locals)
+
+
+def _restoring(thread_handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Have asgiref's worker forget the loop it worked for; a later call in that thread would go there."""
+
+    @functools.wraps(thread_handler)
+    def restoring(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __traceback_hide__ = True
+        outer = _state.caller_of_thread()
+        try:
+            return thread_handler(self, *args, **kwargs)
+        finally:
+            _state.set_caller_of_thread(outer)
+
+    return restoring
 
 
 def unshare_registries() -> None:

@@ -164,3 +164,17 @@ def test_wrappers_made_before_sharing_take_part() -> None:
         assert await call() == await sync.sync_to_async(threading.get_ident)()
 
     asyncio.run(main())
+
+
+def test_asgirefs_worker_forgets_the_loop_it_worked_for() -> None:
+    """C03, for Django's own calls: the thread's next `async_to_sync` would go to a loop long closed."""
+    read = sync.SyncToAsync.threadlocal
+
+    async def main() -> None:
+        await asgiref.sync.sync_to_async(threading.get_ident)()
+
+    def caller() -> object:
+        sync.async_to_sync(main)()
+        return getattr(read, "main_event_loop", None)
+
+    assert run_in_thread(caller) is None

@@ -31,13 +31,16 @@ if TYPE_CHECKING:
     from django_asyncbridge.bridge._contexts import AsyncSingleThreadContext, ThreadSensitiveContext
 
 __all__ = (
+    "Caller",
     "async_single_thread_context",
+    "caller_of_thread",
     "calling_loop",
     "context_to_thread_executor",
     "deadlock_context",
     "executors",
     "loop_thread_executors",
     "registry_lock",
+    "set_caller_of_thread",
     "shared_worker",
     "single_thread_context_executors",
     "thread_sensitive_context",
@@ -81,6 +84,23 @@ def calling_loop() -> asyncio.AbstractEventLoop | None:
         return None
     loop: asyncio.AbstractEventLoop | None = getattr(threadlocal, "main_event_loop", None)
     return loop
+
+
+Caller = tuple[asyncio.AbstractEventLoop | None, int | None, Any]
+
+
+def caller_of_thread() -> Caller:
+    """Return which loop waits for this thread, in which process, and the tasks the thread waits for."""
+    return (
+        getattr(threadlocal, "main_event_loop", None),
+        getattr(threadlocal, "main_event_loop_pid", None),
+        getattr(threadlocal, "task_context", None),
+    )
+
+
+def set_caller_of_thread(caller: Caller) -> None:
+    """Make another caller this thread's, or an earlier one again."""
+    threadlocal.main_event_loop, threadlocal.main_event_loop_pid, threadlocal.task_context = caller
 
 
 def _reset_after_fork() -> None:

@@ -196,15 +196,8 @@ class SyncToAsync(Generic[P, R]):
             kwargs: none.
         """
         __traceback_hide__ = True
-        local = self.threadlocal
-        outer = (
-            getattr(local, "main_event_loop", None),
-            getattr(local, "main_event_loop_pid", None),
-            getattr(local, "task_context", None),
-        )
-        local.main_event_loop = loop
-        local.main_event_loop_pid = _fork.pid()
-        local.task_context = task_context
+        outer = _state.caller_of_thread()
+        _state.set_caller_of_thread((loop, _fork.pid(), task_context))
         try:
             if exc_info[1] is None:
                 return func(*args, **kwargs)
@@ -215,7 +208,7 @@ class SyncToAsync(Generic[P, R]):
                 _wrapping.restore_exception(handled, exc_info[2], context)
                 return func(*args, **kwargs)
         finally:
-            local.main_event_loop, local.main_event_loop_pid, local.task_context = outer
+            _state.set_caller_of_thread(outer)
             # The traceback of an error keeps this frame.
             context = None
             del outer, exc_info, task_context, func, args, kwargs
