@@ -27,7 +27,7 @@ INSTALLED_APPS = [
     "testproject.guestbook",
 ]
 
-# startproject's seven, in its order: figures in benchmarks/ are about exactly this list.
+# startproject's seven, in its order.
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

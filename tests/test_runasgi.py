@@ -181,6 +181,19 @@ def test_second_signal_of_a_kind_ends_at_once(project: Project, number: int) -> 
     request.close()
 
 
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
+)
+def test_log_says_which_signal_ends_at_once(project: Project, number: int, name: str) -> None:
+    project.use_application(ECHO_APPLICATION)
+    child = project.start("runasgi", "0")
+    request = InFlight(child.wait_for_url())
+    child.signal(number)
+    child.wait_for(rf"to close\. \({name} again ends the process at once\)$")
+    request.finish()
+    assert child.end() == 0
+
+
 def test_sigterm_after_sigint_is_one_wish_to_stop(project: Project) -> None:
     project.use_application(ECHO_APPLICATION)
     child = project.start("runasgi", "0")
@@ -214,6 +227,58 @@ def test_lifespan_that_fails_to_start_is_one_line_after_its_log(project: Project
     child = project.start("runasgi", "0")
     assert_one_line_error(child, "failed to start")
     assert [line for line in child.err if "the cache is cold" in line]
+
+
+# What many projects have; it disables the loggers that exist when logging is configured again.
+LOGGING = """
+    LOGGING = {
+        "version": 1,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "root": {"handlers": ["console"]},
+    }
+"""
+
+# As in a project's asgi.py, this configures logging for the second time.
+GET_APPLICATION = """
+    from django.core.asgi import get_asgi_application
+    get_asgi_application()
+"""
+
+
+def test_application_that_raises_is_logged_with_an_ordinary_logging_setting(
+    project: Project,
+) -> None:
+    project.write("child_settings", LOGGING, append=True)
+    project.use_application(
+        GET_APPLICATION
+        + """
+    async def application(scope, receive, send):
+        raise ValueError("the application is broken")
+    """
+    )
+    child = project.start("runasgi", "0")
+    with pytest.raises(urllib.error.HTTPError, match="500") as caught:
+        get(child.wait_for_url())
+    caught.value.close()
+    child.signal(signal.SIGTERM)
+    assert child.end() == 0
+    assert [line for line in child.err if "Traceback" in line]
+    assert [line for line in child.err if line == "ValueError: the application is broken"]
+    assert [line for line in child.err if '"GET / HTTP/1.1" 500' in line]
+
+
+def test_lifespan_that_fails_says_why_with_an_ordinary_logging_setting(project: Project) -> None:
+    project.write("child_settings", LOGGING, append=True)
+    project.use_application(GET_APPLICATION + FAILING_APPLICATION)
+    child = project.start("runasgi", "0")
+    assert_one_line_error(child, "failed to start")
+    assert [line for line in child.err if "the cache is cold" in line]
+
+
+@pytest.mark.parametrize("value", ["''", "7"])
+def test_asgi_application_that_is_no_path_is_one_line(project: Project, value: str) -> None:
+    project.write("child_settings", f"ASGI_APPLICATION = {value}\n", append=True)
+    assert_one_line_error(project.start("runasgi", "0"), "such as 'mysite.asgi.application'")
 
 
 def test_missing_extra_is_one_line_that_says_what_to_install() -> None:

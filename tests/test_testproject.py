@@ -33,9 +33,8 @@ from tests.support import run_child
 PASSWORD = "three-quiet-mice"
 BOOKS = ["entries", "async-entries"]
 
-# Views of one request may use the database from several threads, so no test hides its data from other
-# threads in a transaction.
-pytestmark = pytest.mark.django_db(transaction=True)
+# Each test is one transaction, which every request sees: whoever crosses, the ORM stays in this thread.
+pytestmark = pytest.mark.django_db
 
 
 class Browser:

@@ -1,12 +1,16 @@
 """The only module that runs uvicorn; `django_asyncbridge.serving.http` imports it when it serves."""
 
 import contextlib
+import logging
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import uvicorn
 
 from django_asyncbridge.bridge.typing import ASGI3Application
+
+# What uvicorn adds to the messages in which it says what it still waits for.
+_UVICORN_HINT = " (CTRL+C to force quit)"
 
 
 class Server(uvicorn.Server):
@@ -14,14 +18,31 @@ class Server(uvicorn.Server):
 
     uvicorn raises a signal again after a clean stop, so that the process dies of it, and lets only a
     second SIGINT force the end. Signals are `HTTPServer`'s.
+
+    Args:
+        config: uvicorn's.
+        hint: returns what to say, where uvicorn says that Ctrl-C ends the waiting.
     """
 
-    _aborting = False
+    def __init__(self, config: uvicorn.Config, hint: Callable[[], str]) -> None:
+        super().__init__(config)
+        self._hint = hint
+        self._aborting = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave the process's signal handlers as they are."""
-        yield
+        """Leave the process's signal handlers as they are while uvicorn serves."""
+        logger = logging.getLogger("uvicorn.error")
+        logger.addFilter(self._correct_hint)
+        try:
+            yield
+        finally:
+            logger.removeFilter(self._correct_hint)
+
+    def _correct_hint(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, str) and record.msg.endswith(_UVICORN_HINT):
+            record.msg = record.msg.removesuffix(_UVICORN_HINT) + self._hint()
+        return True
 
     def abort(self) -> None:
         """Stop, and cancel the requests in flight instead of letting them finish.
@@ -45,11 +66,13 @@ class Server(uvicorn.Server):
             task.cancel()
 
 
-def new_server(application: ASGI3Application) -> Server:
+def new_server(application: ASGI3Application, hint: Callable[[], str]) -> Server:
     """Return a server for `application` that has not started.
+
+    `hint` is called while the server ends, for what its log says about ending at once.
 
     Logging is left alone (`django_asyncbridge.serving.logs`), and the kind of application is said, not
     guessed.
     """
     config = uvicorn.Config(application, interface="asgi3", lifespan="auto", log_config=None)
-    return Server(config)
+    return Server(config, hint)

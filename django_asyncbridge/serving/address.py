@@ -34,6 +34,13 @@ class Address:
     host: str = "127.0.0.1"
     port: int = 8000
 
+    @classmethod
+    def of(cls, listener: socket.socket) -> "Address | None":
+        """Return the address that `listener` really listens on; None if it has no host and port."""
+        if listener.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        return cls(*listener.getsockname()[:2])
+
     def url(self, port: int) -> str:
         """Return the address for a browser, with the `port` that is really listened on."""
         host = "0.0.0.0" if self.host == "0" else self.host

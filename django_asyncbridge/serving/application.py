@@ -8,6 +8,7 @@ from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
 from django.utils.module_loading import import_string
 
 from django_asyncbridge.bridge.typing import ASGIApplication
@@ -32,7 +33,7 @@ def project_application() -> Served:
     included, goes to the application as it is.
 
     Raises:
-        ApplicationError: the setting names something that cannot be imported or called.
+        ApplicationError: the setting does not name an ASGI application that can be imported.
     """
     path = getattr(settings, "ASGI_APPLICATION", None)
     if path is None:
@@ -44,13 +45,20 @@ def project_application() -> Served:
     return served
 
 
-def import_application(path: str) -> ASGIApplication:
+def import_application(path: object) -> ASGIApplication:
     """Import the application that a dotted `path` names.
 
+    Args:
+        path: for example ``"mysite.asgi.application"``; a setting, so it may be anything.
+
     Raises:
-        ApplicationError: nothing is there, importing it raised, or it is not callable. What the import
-            raised is the error's ``__cause__``.
+        ApplicationError: it is no path, nothing is there, importing it raised, or it is not callable or
+            Django's WSGI handler. What the import raised is the error's ``__cause__``.
     """
+    if not isinstance(path, str) or not path:
+        raise ApplicationError(
+            f"ASGI_APPLICATION is {path!r}; it must be a dotted path such as 'mysite.asgi.application'."
+        )
     try:
         application = import_string(path)
     except Exception as error:
@@ -61,6 +69,11 @@ def import_application(path: str) -> ASGIApplication:
         raise ApplicationError(
             f"ASGI_APPLICATION {path!r} is not an ASGI application: "
             f"{type(application).__name__} is not callable."
+        )
+    if isinstance(application, WSGIHandler):
+        raise ApplicationError(
+            f"ASGI_APPLICATION {path!r} is a WSGI application; "
+            "name the one that get_asgi_application() returned, in asgi.py."
         )
     return cast("ASGIApplication", application)
 

@@ -34,14 +34,15 @@ class HTTPServer(StatelessServer):
     `run` is the whole life of a server in the main thread, signals included. `arun` does the same on a
     loop of yours and leaves signals alone; `stop` ends either, from any thread.
 
+    A server serves once; for another time make another.
+
     uvicorn calls the application itself for now. The seam for a later version is `handle`: there, each
     request or WebSocket becomes an application instance of `StatelessServer`
-    (`get_or_create_application_instance`, `application_send`), and `max_applications` bounds how many are
-    in flight. Until then no instances are made, and `max_applications` has no effect.
+    (`get_or_create_application_instance`, `application_send`). Until then no instances are made.
 
     Args:
         application: an ASGI 3 (or 2) application. A lifespan scope is offered to it and may be refused.
-        max_applications: see above.
+        max_applications: no effect yet, as there are no instances.
         listener: a socket that already listens (`django_asyncbridge.serving.address.listen`). It is the
             server's from here on: closed when serving ends.
         address: where to listen if there is no `listener`.
@@ -61,10 +62,20 @@ class HTTPServer(StatelessServer):
         require_uvicorn()
         super().__init__(application, max_applications)
         self._listener = listener
-        self._address = address or Address()
+        self._wanted = address or Address()
+        self._address = None if listener is None else Address.of(listener)
         self._uvicorn: Server | None = None
         self._stop_requested = False
         self._signals_seen: set[int] = set()
+
+    @property
+    def address(self) -> Address | None:
+        """Where the server really listens, with the port that the system chose if that was left to it.
+
+        Known from the start with a `listener`, else from when `run` or `arun` has opened one; then it
+        stays. None until then, and for a listener without host and port (a Unix socket). Any thread.
+        """
+        return self._address
 
     def run(self) -> None:
         """Serve until `stop` or a signal, then return.
@@ -77,6 +88,7 @@ class HTTPServer(StatelessServer):
         Raises:
             errors.ListenError: the address cannot be listened on.
             errors.StartupError: the application's lifespan failed to start.
+            RuntimeError: this server has served already.
         """
         with (
             self.stop_on_signals(),
@@ -119,6 +131,11 @@ class HTTPServer(StatelessServer):
         self._signals_seen.add(number)
         self.stop()
 
+    def _how_to_end_at_once(self) -> str:
+        """Return what the log adds where the server says what it still waits for."""
+        names = [_signal_name(number) for number in sorted(self._signals_seen)]
+        return f" ({' or '.join(names)} again ends the process at once)" if names else ""
+
     async def handle(self) -> None:
         """Run uvicorn until it is told to stop.
 
@@ -128,13 +145,22 @@ class HTTPServer(StatelessServer):
         Raises:
             errors.ListenError: the address cannot be listened on.
             errors.StartupError: the application's lifespan failed to start. The log says why.
+            RuntimeError: this server has served already.
         """
         from django_asyncbridge.serving._uvicorn import new_server  # noqa: PLC0415 - optional
 
-        with listen(self._address) if self._listener is None else self._listener as listener:
-            self._uvicorn = new_server(guarantee_single_callable(self.application))
+        if self._uvicorn is not None:
+            raise RuntimeError("This HTTPServer has served already; make a new one to serve again.")
+        with listen(self._wanted) if self._listener is None else self._listener as listener:
+            self._address = Address.of(listener)
+            application = guarantee_single_callable(self.application)
+            self._uvicorn = new_server(application, self._how_to_end_at_once)
             self._uvicorn.should_exit = self._stop_requested
             await _serve(self._uvicorn, listener)
+
+
+def _signal_name(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 async def _serve(server: "Server", listener: socket.socket) -> None:

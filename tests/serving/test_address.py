@@ -62,6 +62,18 @@ def test_listen_accepts_connections_before_anyone_serves() -> None:
             assert listener.gettimeout() == 0
 
 
+def test_address_of_a_listener_has_the_port_that_the_system_chose() -> None:
+    for host in ["127.0.0.1", *(["::1"] if socket.has_ipv6 else [])]:
+        with listen(Address(host, 0)) as listener:
+            assert Address.of(listener) == Address(host, listener.getsockname()[1])
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the system has no Unix sockets")
+def test_address_of_a_unix_socket_is_none() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        assert Address.of(listener) is None
+
+
 def test_listen_on_a_name_with_both_takes_the_ipv4_address(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),

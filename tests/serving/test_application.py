@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from django.core.wsgi import get_wsgi_application
 from django.test import override_settings
 
 from django_asyncbridge.bridge.typing import ASGIReceiveCallable, ASGISendCallable, Scope
@@ -15,6 +16,7 @@ async def refuse(_scope: Scope, _receive: ASGIReceiveCallable, _send: ASGISendCa
 
 
 NOT_CALLABLE = "text"
+WSGI = get_wsgi_application()
 
 
 def test_project_application_is_the_one_of_the_settings_as_it_is_outside_debug() -> None:
@@ -42,8 +44,11 @@ def test_project_application_without_staticfiles_is_not_wrapped() -> None:
         ("application", "doesn't look like a module path"),
         (f"{__name__}.nothing", "cannot be imported: ImportError"),
         (f"{__name__}.NOT_CALLABLE", "is not an ASGI application: str is not callable"),
+        (f"{__name__}.WSGI", "is a WSGI application; name the one that get_asgi_application()"),
+        ("", "is ''; it must be a dotted path such as 'mysite.asgi.application'"),
+        (refuse, "; it must be a dotted path such as 'mysite.asgi.application'"),
     ],
 )
-def test_import_application_that_is_none_raises_what_is_wrong(path: str, text: str) -> None:
+def test_import_application_that_is_none_raises_what_is_wrong(path: object, text: str) -> None:
     with pytest.raises(ApplicationError, match=re.escape(text)):
         import_application(path)

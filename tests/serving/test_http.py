@@ -9,7 +9,7 @@ import pytest
 from django_asyncbridge.bridge.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django_asyncbridge.serving import http as serving_http
 from django_asyncbridge.serving.address import Address, listen
-from django_asyncbridge.serving.errors import ServerNotInstalledError, StartupError
+from django_asyncbridge.serving.errors import ListenError, ServerNotInstalledError, StartupError
 from django_asyncbridge.serving.http import HTTPServer
 from tests.serving.children import LIMIT_SECONDS
 from tests.support import run_in_thread
@@ -25,6 +25,38 @@ def test_http_server_stopped_before_it_starts_ends_at_once_and_closes_its_socket
     server.stop()
     server.run()
     assert listener.fileno() == -1
+
+
+def test_http_server_that_has_served_raises_when_it_is_to_serve_again() -> None:
+    server = HTTPServer(refuse, address=Address(port=0))
+    server.stop()
+    server.run()
+    with pytest.raises(RuntimeError, match="make a new one"):
+        server.run()
+
+
+def test_http_server_that_could_not_listen_can_be_run_again() -> None:
+    with listen(Address(port=0)) as taken:
+        server = HTTPServer(refuse, address=Address.of(taken))
+        with pytest.raises(ListenError):
+            server.run()
+        assert server.address is None
+    server.stop()
+    server.run()
+
+
+def test_http_server_address_is_where_it_listens() -> None:
+    with listen(Address(port=0)) as listener:
+        assert HTTPServer(refuse, listener=listener).address == Address.of(listener)
+    server = HTTPServer(refuse, address=Address("localhost", 0))
+    seen = [server.address]
+    server.stop()
+    server.run()
+    seen.append(server.address)
+    assert seen[0] is None
+    assert seen[1] is not None
+    assert seen[1].host == "127.0.0.1"
+    assert seen[1].port != 0
 
 
 def test_http_server_in_another_thread_takes_no_signals_and_stops_when_told() -> None:

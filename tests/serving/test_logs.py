@@ -41,6 +41,19 @@ def test_show_server_logs_without_configuration_shows_each_once(
     assert err.splitlines() == ["INFO:     Shutting down", "WARNING:  ours"]
 
 
+def test_show_server_logs_enables_the_server_s_loggers_and_no_others() -> None:
+    names = ["uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"]
+    names += ["django_asyncbridge", "django_asyncbridge.serving", "uvicorn_of_the_project"]
+    with new_loggers():
+        found = {name: logging.getLogger(name) for name in names}
+        for log in found.values():
+            log.disabled = True
+        show_server_logs()
+        other = found.pop("uvicorn_of_the_project")
+        assert other.disabled
+        assert not [name for name, log in found.items() if log.disabled]
+
+
 def test_show_server_logs_with_the_project_s_own_handlers_adds_none() -> None:
     with new_loggers() as loggers:
         loggers[""].addHandler(logging.NullHandler())
