@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from django_asyncbridge.bridge import _state
+from django_asyncbridge.bridge import _mirror, _state
 from django_asyncbridge.bridge.sync import (
     AsyncToSync,
     async_to_sync,
@@ -114,10 +114,16 @@ def test_async_to_sync_warns_of_a_function_that_is_not_marked_as_async_and_takes
     def returns_awaitable() -> Awaitable[int]:
         return async_function(1)
 
-    with pytest.warns(UserWarning, match="non-async-marked callable") as caught:
-        wrapper = AsyncToSync(returns_awaitable)
-    assert caught[0].filename == __file__
-    assert wrapper() == 1
+    wrappers: list[Callable[..., Callable[[], int]]] = [
+        AsyncToSync,
+        async_to_sync,
+        async_to_sync(force_new_loop=True),
+    ]
+    for wrap in wrappers:
+        with pytest.warns(UserWarning, match="non-async-marked callable") as caught:
+            wrapper = wrap(returns_awaitable)
+        assert caught[0].filename == __file__
+        assert wrapper() == 1
     assert async_to_sync(markcoroutinefunction(returns_awaitable))() == 1
 
 
@@ -176,6 +182,21 @@ def test_call_on_a_loop_that_was_closed_runs_on_a_loop_of_its_own() -> None:
 
 
 # --- What comes back -------------------------------------------------------------
+
+
+def test_call_says_on_both_sides_when_values_have_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def change() -> None:
+        assert seen == ["before"]
+        variable.set("after")
+
+    def body() -> None:
+        variable.set("before")
+        async_to_sync(change)()
+
+    seen: list[object] = []
+    monkeypatch.setattr(_mirror, "_arrival_hook", lambda: seen.append(variable.get()))
+    contextvars.Context().run(body)
+    assert seen == ["before", "after"]
 
 
 def test_call_raises_what_the_coroutine_raised_and_keeps_what_it_set() -> None:

@@ -130,6 +130,30 @@ def test_call_that_ran_is_not_changed_by_what_its_executor_does_later(
     assert call.result() == "result"
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_call_interrupted_as_it_hands_over_tells_the_task_what_it_can(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """The worker is a main thread: a signal handler raises in it, before or after it has woken the loop."""
+    wake = loop.call_soon_threadsafe
+
+    def interrupted(*args: Any) -> NoReturn:
+        monkeypatch.setattr(loop, "call_soon_threadsafe", wake)
+        if after:
+            wake(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+    submitted = Submitted(loop, lambda: "result")
+    submitted.run()
+    submitted.turn()
+    assert not submitted.hold
+    if after:
+        assert submitted.call.result() == "result"
+    else:
+        assert isinstance(submitted.call.exception(), KeyboardInterrupt)
+
+
 def test_call_without_an_executor_runs_in_the_loops_default_one() -> None:
     async def main() -> str:
         loop = asyncio.get_running_loop()

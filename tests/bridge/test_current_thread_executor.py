@@ -165,6 +165,31 @@ def test_run_until_future_interrupted_in_the_moment_of_its_end_does_not_wait_aga
     run_in_thread(interrupted_at_the_end, timeout_seconds=3)
 
 
+def test_run_until_future_after_an_interrupted_one_is_not_ended_by_what_that_left() -> None:
+    """Each wait for a future sends an end marker, and an interrupted one leaves its own in the queue."""
+
+    def interrupt() -> float:
+        raise Interrupted
+
+    def watch() -> float:
+        looks.append(len(looks))
+        if len(looks) == 3:
+            second.set_result(None)
+        return 0.0
+
+    executor = CurrentThreadExecutor(None)
+    first: Future[None] = Future()
+    second: Future[None] = Future()
+    looks: list[int] = []
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            executor._run_until(first, interrupt)
+    first.set_result(None)
+    executor.run_until_future(first)
+    executor._run_until(second, watch)
+    assert looks == [0, 1, 2]
+
+
 def test_abort_cancels_what_has_not_been_run_and_refuses_the_rest() -> None:
     executor = CurrentThreadExecutor(None)
     call = submit(executor, pytest.fail, "it ran")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -294,6 +295,20 @@ def test_local_lets_a_value_go_when_it_is_deleted(thread_critical: bool) -> None
 
     with without_gc():
         asyncio.run(main())
+
+
+def test_local_that_goes_in_a_cycle_with_its_value_and_context_goes_whole() -> None:
+    """The garbage collector clears weak references before anything can follow them."""
+
+    class Knot:
+        def __init__(self) -> None:
+            self.local = Local()
+            self.context = contextvars.Context()
+            self.context.run(setattr, self.local, "name", self)
+
+    alive = weakref.ref(Knot())
+    gc.collect()
+    assert alive() is None
 
 
 def test_local_that_is_dropped_while_a_value_of_it_uses_another_one_lets_all_go() -> None:

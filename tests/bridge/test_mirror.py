@@ -9,7 +9,8 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-from django_asyncbridge.bridge._mirror import Passage, restore_context
+from django_asyncbridge.bridge import _mirror
+from django_asyncbridge.bridge._mirror import Passage, on_arrival, restore_context
 from tests.bridge import Tracked, without_gc
 
 R = TypeVar("R")
@@ -383,6 +384,43 @@ def test_token_is_of_no_use_when_the_task_has_moved_to_another_context() -> None
         moved.run(cross, first.reset, token)
         assert moved[first] == "set"
         assert first.get() == "set"
+
+
+# --- Arrivals --------------------------------------------------------------------
+
+
+@pytest.fixture
+def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Collect what `first` is wherever values arrive."""
+    seen: list[object] = []
+    # What Django's app may have put there comes back after the test.
+    monkeypatch.setattr(_mirror, "_arrival_hook", None)
+    on_arrival(lambda: seen.append(first.get(None)))
+    return seen
+
+
+def test_arrival_hook_is_called_in_the_worker_before_the_function_and_in_the_task_after_it(
+    arrivals: list[object],
+) -> None:
+    def change() -> None:
+        assert arrivals == ["before"]
+        first.set("after")
+
+    @in_task
+    def task() -> None:
+        first.set("before")
+        cross(change)
+        assert arrivals == ["before", "after"]
+
+
+def test_arrival_hook_that_is_taken_out_is_not_called(arrivals: list[object]) -> None:
+    on_arrival(None)
+
+    @in_task
+    def task() -> None:
+        cross(first.set, "set")
+
+    assert arrivals == []
 
 
 # --- restore_context -------------------------------------------------------------
