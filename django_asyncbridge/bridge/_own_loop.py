@@ -119,7 +119,8 @@ def _run_loop(run: Run, ended: "Future[None]") -> None:
                 if run.task is not None:
                     loop.run_until_complete(run.task)
         finally:
-            del _state.loop_thread_executors[loop]
+            # A child forked in the middle finds the registry emptied.
+            _state.loop_thread_executors.pop(loop, None)
     except BaseException as error:  # noqa: BLE001  # it belongs to the waiting thread
         ended.set_exception(error)
     else:
