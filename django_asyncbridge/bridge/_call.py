@@ -142,7 +142,7 @@ class Call(asyncio.Future[Any]):
     def __init__(self, loop: asyncio.AbstractEventLoop, described: str, hold: Hold | None) -> None:
         super().__init__(loop=loop)
         self.children = Children()
-        self.lost_error: Exception | None = None
+        self._lost_error: Exception | None = None
         self._described = described
         self._hold = hold
         self._claim = threading.Lock()
@@ -238,7 +238,7 @@ class Call(asyncio.Future[Any]):
             self._overdue = None
         fatal = error is not None and not isinstance(error, (Exception, asyncio.CancelledError))
         if self._cancel_requested and not fatal:
-            self.lost_error = error if isinstance(error, Exception) else None
+            self._lost_error = error if isinstance(error, Exception) else None
             super().cancel(msg=self._cancel_message_wanted)
         elif error is not None:
             self.set_exception(error)
@@ -296,7 +296,22 @@ class Call(asyncio.Future[Any]):
             "" if frame is None else ":\n" + "".join(traceback.format_stack(frame)),
         )
 
-    def abandon(self) -> None:
-        """Have the call never run, if it has not begun: nobody waits for it any more; in any thread."""
-        if self._claim.acquire(blocking=False):
-            self._release()
+    @property
+    def lost_error(self) -> Exception | None:
+        """What the function raised, for a task that only sees that it was cancelled."""
+        if self._lost_error is None and self.done() and not self.cancelled():
+            # The task was cancelled after the call had ended, before it could look.
+            error = self.exception()
+            return error if isinstance(error, Exception) else None
+        return self._lost_error
+
+    def abandon(self) -> bool:
+        """Have the call never run, as nobody waits for it any more; in any thread.
+
+        Returns:
+            False if it has begun, or was withdrawn before.
+        """
+        if not self._claim.acquire(blocking=False):
+            return False
+        self._release()
+        return True

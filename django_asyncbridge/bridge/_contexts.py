@@ -133,7 +133,8 @@ def executor_of(context: ThreadSensitiveContext) -> Executor | None:
         if not getattr(context, "_exited", False):
             executor = _state.context_to_thread_executor.get(context)
             if executor is None:
-                executor = _state.context_to_thread_executor[context] = Worker("request")
+                # setdefault: a finalizer that ran just now may have made one.
+                executor = _state.context_to_thread_executor.setdefault(context, Worker("request"))
             return executor
     if context._executor is None:
         return None
@@ -201,5 +202,5 @@ def loop_worker_of(context: AsyncSingleThreadContext) -> Executor | None:
             return None
         executor = _state.single_thread_context_executors.get(context)
         if executor is None:
-            executor = _state.single_thread_context_executors[context] = Worker("loop")
+            executor = _state.single_thread_context_executors.setdefault(context, Worker("loop"))
         return executor

@@ -100,6 +100,11 @@ class _Twin:
         context = self.context()
         if context is None:
             return
+        owner = self.owner()
+        if owner is not None and self.firsts:
+            # They refer to the task's context, and that to them by way of `_twins`: no circle outlives the task.
+            firsts = self.firsts
+            owner.add_done_callback(lambda _: firsts.clear())
         # Tasks that share a context have a twin each.
         others = (twin for twin in _twins.get() if twin.owner() is not None and twin.context())
         twins = (self, *others)
@@ -188,6 +193,8 @@ class Passage:
             return function()
         finally:
             var.reset(token)
+            # The traceback of an error keeps this frame, and a token would keep the context alive.
+            del token
 
     def back(self) -> None:
         """Give the current context what the function changed; in the task, once the worker is done."""

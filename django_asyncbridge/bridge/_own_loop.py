@@ -10,6 +10,7 @@ completes last, and until then serves its executor: what is cancelled at the end
 
 import asyncio
 import itertools
+import sys
 import threading
 from concurrent.futures import Future
 
@@ -89,6 +90,8 @@ def _wait_for_new_thread(run: Run, ended: "Future[None]") -> None:
 
 def _start(thread: threading.Thread, run: Run, ended: "Future[None]") -> bool:
     """Start the loop's thread; False if no thread can start any more (interpreter shutdown, a limit)."""
+    if sys.is_finalizing():  # it would be started, but never run
+        return False
     try:
         thread.start()
     except BaseException as error:

@@ -10,7 +10,8 @@ Which thread may touch what:
 - `executors.current`, `thread_sensitive_context`, `deadlock_context`, `async_single_thread_context`: live in
   the context, so a call chain sees its own.
 - `loop_thread_executors`: an entry is written and removed by the thread of its loop, and read there.
-- `context_to_thread_executor`, `single_thread_context_executors`: written under `registry_lock`.
+- `context_to_thread_executor`, `single_thread_context_executors`: written under `registry_lock`. The thread that has
+  it may take it again: finalizers and signal handlers run anywhere, and may call the bridge.
 
 In a forked child the registries are emptied: they name threads and loops of the parent.
 """
@@ -67,7 +68,7 @@ context_to_thread_executor: "weakref.WeakKeyDictionary[ThreadSensitiveContext, E
 single_thread_context_executors: "weakref.WeakKeyDictionary[AsyncSingleThreadContext, Executor]" = (
     weakref.WeakKeyDictionary()
 )
-registry_lock = threading.Lock()
+registry_lock = threading.RLock()
 
 shared_worker = Worker("shared")
 
@@ -105,7 +106,7 @@ def set_caller_of_thread(caller: Caller) -> None:
 
 def _reset_after_fork() -> None:
     global registry_lock
-    registry_lock = threading.Lock()
+    registry_lock = threading.RLock()
     loop_thread_executors.clear()
     context_to_thread_executor.clear()
     single_thread_context_executors.clear()

@@ -99,22 +99,27 @@ class SyncToAsync(Generic[P, R]):
         task = asyncio.current_task(loop)
         child = functools.partial(self.func, *args, **kwargs)
         call, passage = self._begin(loop, task, child)
+        closed = False
+        lost: Exception | None = None
         try:
             return cast("R", await call)
+        except GeneratorExit:
+            # Whoever closes a coroutine may be anybody, in any context, which is not to be changed.
+            closed = True
+            raise
         except asyncio.CancelledError as cancelled:
-            if call.lost_error is None:
+            lost = call.lost_error
+            if lost is None:
                 raise
-            logger.warning(
-                "%s raised after its call was cancelled", self._described, exc_info=call.lost_error
-            )
-            raise cancelled from call.lost_error
+            logger.warning("%s raised after its call was cancelled", self._described, exc_info=lost)
+            raise cancelled from lost
         finally:
-            if call.done():
+            if call.done() and not closed:
                 passage.back()
             else:
                 call.abandon()
             # The traceback of an error keeps this frame; nothing may lead from here back to the error.
-            del call, passage, child, task
+            del call, passage, child, task, lost
 
     def _begin(
         self,
@@ -137,7 +142,8 @@ class SyncToAsync(Generic[P, R]):
                 # The sync caller stopped waiting in this moment: somewhere else is home now.
                 passage.back()
             except BaseException:
-                passage.back()
+                if call.abandon():
+                    passage.back()
                 raise
             else:
                 return call, passage

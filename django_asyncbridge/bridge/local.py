@@ -50,8 +50,7 @@ class _Namespace(dict[str, Any]):
     # The token of the thread that set these names. It may be read by any thread.
     owner: _ThreadToken
 
-    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none; weak references need one
-        return id(self)
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a dict has none; weak references need one
 
 
 class _Namespaces:

@@ -48,14 +48,15 @@ class Tracked:
 class HookedLock:
     """Stands for a lock; does something in the moment in which it is about to be taken."""
 
-    def __init__(self, lock: "threading.Lock", before: Callable[[], object]) -> None:
+    def __init__(self, lock: Any, before: Callable[[], object]) -> None:
         self.lock = lock
         self.before = before
 
     def __enter__(self) -> bool:
         before, self.before = self.before, lambda: None
         before()
-        return self.lock.acquire()
+        taken: bool = self.lock.acquire()
+        return taken
 
     def __exit__(self, *exc_info: object) -> None:
         self.lock.release()

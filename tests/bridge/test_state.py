@@ -74,7 +74,12 @@ def test_registries_in_a_forked_child_are_empty_and_not_locked() -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
 
         def check_child(context):
-            assert not _state.registry_lock.locked()
+            taken = []
+            acquire = lambda: taken.append(_state.registry_lock.acquire(timeout=5))
+            thread = threading.Thread(target=acquire)
+            thread.start()
+            thread.join()
+            assert taken == [True]
             assert not _state.loop_thread_executors
             assert not _state.context_to_thread_executor
             assert not _state.single_thread_context_executors
