@@ -1,6 +1,7 @@
 """What several test modules need: child processes with a limit, and threads with a limit."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,12 +15,18 @@ T = TypeVar("T")
 
 
 def run_child(
-    source: str, *args: str, timeout_seconds: float = 20, expect_code: int | None = 0, **env: str
+    source: str,
+    *args: str,
+    timeout_seconds: float = 20,
+    expect_code: int | None = 0,
+    may_leave_processes: bool = False,
+    **env: str,
 ) -> "subprocess.CompletedProcess[str]":
     """Run `source` as a program in a child process, and fail if it hangs or ends otherwise than expected.
 
     Whatever may hang when it is broken is tested through here: a hang is a failed test that says what
-    the child had printed, never a stuck run. `expect_code` None takes any exit code.
+    the child had printed, never a stuck run; also of a child of its own, which keeps the pipes open. `expect_code` None takes
+    any exit code; with `may_leave_processes` what is left is only ended.
     """
     program = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(source), *args]
     child = subprocess.Popen(
@@ -30,18 +37,28 @@ def run_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+    hung = None
     try:
         out, err = child.communicate(timeout=timeout_seconds)
     except subprocess.TimeoutExpired:
-        child.kill()
+        hung = "a process that it left" if child.poll() is not None else "it"
+        kill_group(child)
         out, err = child.communicate()
-        raise AssertionError(
-            f"hung for {timeout_seconds} s\n--- out\n{out}\n--- err\n{err}"
-        ) from None
+    if hung is not None and (hung == "it" or not may_leave_processes):
+        raise AssertionError(f"{hung} hung for {timeout_seconds} s\n--- out\n{out}\n--- err\n{err}")
     if expect_code is not None and child.returncode != expect_code:
         raise AssertionError(f"ended with {child.returncode}\n--- out\n{out}\n--- err\n{err}")
     return subprocess.CompletedProcess(program, child.returncode, out, err)
+
+
+def kill_group(child: "subprocess.Popen[str]") -> None:
+    """End a child that began a session of its own, and all that it has started."""
+    if hasattr(os, "killpg"):
+        os.killpg(child.pid, signal.SIGKILL)
+    else:  # pragma: no cover  # Windows
+        child.kill()
 
 
 def run_in_thread(function: Callable[[], T], timeout_seconds: float = 20) -> T:

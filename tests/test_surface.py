@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 import asgiref
 import pytest
 
-from django_asyncbridge import bridge
+from django_asyncbridge import bridge, conf, interop
 from django_asyncbridge.bridge.local import Local
 from django_asyncbridge.bridge.sync import (
     AsyncSingleThreadContext,
@@ -28,6 +28,16 @@ from django_asyncbridge.bridge.sync import (
     SyncToAsync,
     ThreadSensitiveContext,
 )
+
+
+@pytest.fixture(autouse=True)
+def untouched_asgiref() -> Iterator[None]:
+    """Compare with asgiref as it is, not as the app leaves it."""
+    accelerated = conf.usable().accelerate_django
+    interop.uninstall()
+    yield
+    interop.install(accelerated)
+
 
 # The version whose signatures are ours. Older ones have fewer names and fewer parameters.
 OUR_ASGIREF = (3, 13)

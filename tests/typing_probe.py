@@ -4,8 +4,10 @@ Every line is a promise of the package's types. Where the promise is that a call
 ``type: ignore`` with the error's code; ``warn_unused_ignores`` makes a call that passes an error.
 """
 
+import asyncio
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import Context
 from pathlib import Path
@@ -21,6 +23,12 @@ from django_asyncbridge import (
     sync_to_async,
 )
 from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor
+from django_asyncbridge.bridge.iteration import (
+    LoopIterator,
+    ThreadIterator,
+    iterate_in_thread,
+    iterate_on_loop,
+)
 from django_asyncbridge.bridge.sync import AsyncToSync, SyncToAsync
 from django_asyncbridge.bridge.typing import (
     ASGI2Application,
@@ -443,6 +451,118 @@ def call_wrapped_coroutine_functions_wrongly() -> None:
     """Give what the wrapped function does not take."""
     async_to_sync(fetch)("1")  # type: ignore[arg-type]  # not a number
     async_to_sync(describe)  # type: ignore[arg-type]  # its result cannot be awaited
+
+
+# --- Iterating across the bridge -------------------------------------------
+
+
+def generator(number: int) -> Generator[str, None, None]:
+    """A generator function, annotated as one."""
+    yield describe(number)
+
+
+def iterator(number: int) -> Iterator[str]:
+    """A generator function, or not: the annotation does not say."""
+    yield describe(number)
+
+
+def generate_first(items: list[T]) -> Iterator[T]:
+    """A generic generator function."""
+    yield items[0]
+
+
+async def async_generator(number: int) -> AsyncIterator[str]:
+    """An async generator function."""
+    yield describe(number)
+
+
+async def generate_first_async(items: list[T]) -> AsyncIterator[T]:
+    """A generic async generator function."""
+    yield items[0]
+
+
+class Generators:
+    """Generator functions in a class."""
+
+    @sync_to_async
+    def method(self, number: int) -> Iterator[str]:
+        """Wrapped without arguments."""
+        yield describe(number)
+
+    @sync_to_async(thread_sensitive=False)
+    def free(self, number: int) -> Generator[str, None, None]:
+        """Wrapped with arguments."""
+        yield describe(number)
+
+    @async_to_sync
+    async def amethod(self, number: int) -> AsyncIterator[str]:
+        """Wrapped without arguments."""
+        yield describe(number)
+
+    @async_to_sync(force_new_loop=True)
+    async def alone(self, number: int) -> AsyncIterator[str]:
+        """Wrapped with arguments."""
+        yield describe(number)
+
+
+def take(items: AsyncIterator[str]) -> None:
+    """A consumer of another library."""
+
+
+async def iterate_over_generators(generators: Generators) -> None:
+    """Iterate over what each kind of generator function makes."""
+    async for item in sync_to_async(generator)(1):
+        assert_type(item, str)
+    assert_type([item async for item in sync_to_async(iterator)(1)], list[str])
+    assert_type([item async for item in sync_to_async(generate_first)([1])], list[int])
+    assert_type([item async for item in generators.method(1)], list[str])
+    assert_type([item async for item in generators.free(1)], list[str])
+    assert_type(await anext(sync_to_async(generator)(1)), str)
+    async with sync_to_async(iterator)(1) as items:
+        assert_type(items, ThreadIterator[str])
+        take(items)
+    async with contextlib.aclosing(sync_to_async(generator)(1)) as closing:
+        assert_type([item async for item in closing], list[str])
+    async with contextlib.asynccontextmanager(sync_to_async(iterator))(1) as value:
+        assert_type(value, str)
+    take(sync_to_async(iterator)(1))
+    # An ordinary function that returns an iterator; see `ThreadCall`.
+    assert_type(await sync_to_async(iterator)(1), Iterator[str])
+    async with iterate_in_thread(generator(1), ahead=3) as direct:
+        assert_type(direct, ThreadIterator[str])
+        assert_type([item async for item in direct], list[str])
+
+
+async def iterate_over_no_generators(thing: Thing) -> None:
+    """What is an ordinary call stays one."""
+    assert_type(await asyncio.create_task(sync_to_async(describe)(1)), str)
+    async for _ in sync_to_async(describe)(1):  # type: ignore[misc]  # a string
+        pass
+    sync_to_async(generator)("1")  # type: ignore[arg-type]  # not a number
+    await generator(1)  # type: ignore[misc]  # it was not wrapped
+    iterate_in_thread(1)  # type: ignore[arg-type]  # not iterable
+    iterate_in_thread(async_generator(1))  # type: ignore[arg-type]  # can be iterated over as it is
+
+
+def iterate_over_async_generators(generators: Generators, unknown: Any) -> None:
+    """Iterate over what each kind of async generator function makes."""
+    assert_type(async_to_sync(async_generator)(1), LoopIterator[str])
+    assert_type(async_to_sync(force_new_loop=True)(async_generator)(1), LoopIterator[str])
+    assert_type(list(async_to_sync(generate_first_async)([1])), list[int])
+    assert_type(list(generators.amethod(1)), list[str])
+    assert_type(list(generators.alone(1)), list[str])
+    assert_type(list(Generators.amethod(generators, 1)), list[str])
+    with iterate_on_loop(async_generator(1)) as items:
+        assert_type(items, LoopIterator[str])
+        assert_type(next(items), str)
+    with contextlib.contextmanager(async_to_sync(async_generator))(1) as value:
+        assert_type(value, str)
+    async_to_sync(async_generator)("1")  # type: ignore[arg-type]  # not a number
+    iterate_on_loop([1])  # type: ignore[arg-type]  # can be iterated over as it is
+    # Of what nothing is known, nothing is wrong.
+    async_to_sync(unknown)(1)
+    async_to_sync(unknown.method)(1)
+    async_to_sync(force_new_loop=True)(unknown)(1)
 
 
 # --- Contexts, Local, marks ------------------------------------------------

@@ -1,97 +1,48 @@
 """`Call`: one crossing from a task into a thread and back, as a future that knows both sides.
 
-Theory of operation. The task submits `Call.run` to an executor (through a `_Link`) and awaits the call. `run` does the work in the
-worker and hands the outcome to the loop with one `call_soon_threadsafe`. Whoever takes `_claim` first decides
-what becomes of the call: the worker (it runs), a cancellation (it never runs), or the executor that
-dropped it (it fails).
+Theory of operation. The task posts the call to an executor and awaits it. `run` does the work in the worker, and
+`deliver` hands the outcome to the loop with one `call_soon_threadsafe`; `_complete`, there, lets the task go on at once,
+where asyncio's own futures would let the loop turn once more. Whoever takes the work out of `_work`, a list of one, decides what
+becomes of the call: the worker (it runs), a cancellation (it never runs), or the executor that drops it (it
+fails). Taking is atomic, and only one can.
 
 Cancelling a call that runs does not complete it. The cancellation is remembered, is passed on to the tasks
 the function waits for in turn (`children`), and takes effect once the function has ended: what a
-call started ends with it, and the next call of the task finds the thread free.
+call started ends with it, and the next call of the task finds the thread free. Only if the caller asked for
+`abandon_on_cancel` is the task let go at once.
 
-Which thread may touch what. Everything belongs to the loop's thread except `run` and `dropped`, which other threads call
-and which touch nothing but `_claim` (a lock, taken once and never released), `_work`, `_hold` and `_thread` (once they have
-the claim) and `children` (which has its own lock).
+A call is not an `asyncio.Future`, only awaitable like one: most of what that offers is not needed here, and its
+wake-up through the loop is what a call spends most of its time on.
+
+Which thread may touch what. Everything belongs to the loop's thread except `run`, `deliver` and `drop`, which other
+threads call and which touch nothing but `_work`, and once they have taken that, `_hold`, `_thread`, `_result` and
+`_error`, which the loop's thread reads when it has been told.
 
 Source: promises P4-P7.
 """
 
 import asyncio
 import concurrent.futures
-import contextlib
+import contextvars
 import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-from django_asyncbridge.bridge import _fork
+from django_asyncbridge.bridge._children import Children, Hold
+from django_asyncbridge.bridge._crossings import Result
+from django_asyncbridge.bridge._work import WorkExecutor
 
-__all__ = ("Call", "Children", "Hold", "logger")
+__all__ = ("Call", "logger")
 
 # A call that was cancelled but whose function runs on is reported after this many seconds. Not measured.
 _OVERDUE_SECONDS = 10.0
 
 # The name of the public module: what users configure should not follow how we cut the private ones.
 logger = logging.getLogger("django_asyncbridge.bridge.sync")
-
-
-class Hold:
-    """Stands for a call that holds the process's shared thread; false once it does not."""
-
-    __slots__ = ("_epoch", "active", "caller")
-
-    def __init__(self, caller: str) -> None:
-        self.active = True
-        self.caller = caller
-        self._epoch = _fork.epoch()
-
-    def __bool__(self) -> bool:
-        return self.active and self._epoch == _fork.epoch()
-
-
-class Children(list["asyncio.Task[Any]"]):
-    """The tasks that a running sync function waits for in `async_to_sync`, and its pending cancellation.
-
-    Tasks add and remove themselves in the thread of their loop, which need not be the caller's.
-    """
-
-    __slots__ = ("_cancel_due", "_lock")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        self._cancel_due = False
-
-    def append(self, task: "asyncio.Task[Any]") -> None:
-        """Add the current task; it is cancelled if a cancellation has found nobody to go to before."""
-        with self._lock:
-            super().append(task)
-            due, self._cancel_due = self._cancel_due, False
-        if due:
-            task.cancel()
-
-    def remove(self, task: "asyncio.Task[Any]") -> None:
-        """Take a task out that has ended."""
-        with self._lock:
-            super().remove(task)
-
-    def cancel(self) -> None:
-        """Cancel the tasks that are waited for now, or else the next one."""
-        with self._lock:
-            tasks = tuple(self)
-            self._cancel_due = not tasks
-        for task in tasks:
-            # RuntimeError: its loop is closed, so it has ended.
-            with contextlib.suppress(RuntimeError):
-                task.get_loop().call_soon_threadsafe(self._cancel_task, task)
-
-    def _cancel_task(self, task: "asyncio.Task[Any]") -> None:
-        if not task.cancel():
-            # It has ended in between; the function may be waiting for another by now.
-            self.cancel()
 
 
 class _Cancellable(Protocol):
@@ -101,7 +52,7 @@ class _Cancellable(Protocol):
 
 
 class _Link:
-    """What an executor holds of a call; empty once the call runs or is known never to.
+    """What an executor of somebody else's holds of a call; empty once the call runs or is known never to.
 
     An error's traceback leads to the executor's frames and from there to all that the executor keeps of a
     call; it must not lead on to the call, which has the error.
@@ -113,197 +64,169 @@ class _Link:
         self.call: Call | None = call
 
     def run(self) -> None:
-        """Run the call, unless it was withdrawn; in the worker."""
+        """Run the call, unless it was withdrawn, and deliver it; in the worker."""
         __traceback_hide__ = True
         call, self.call = self.call, None
         if call is None:
             return
         try:
             call.run()
+            call.deliver()
+        except BaseException as interruption:
+            # A signal handler's, before or after the function itself.
+            call.drop(interruption)
+            raise
         finally:
             del call
 
     def dropped(self, queued: Any) -> None:
-        """End the call if its executor is done with it without having run it; in any thread."""
+        """Fail the call if its executor is done with it without having run it; in any thread."""
         call, self.call = self.call, None
-        if call is not None:
-            call.dropped(queued)
+        if call is None:
+            return
+        try:
+            error = queued.exception()
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
+            error = None
+        call.drop(error)
 
 
-class Call(asyncio.Future[Any]):
-    """The future result of a function that runs in a thread.
+_Callback = tuple[Callable[[Any], object], contextvars.Context]
+
+
+class Call:
+    """The result, some day, of a function that runs in a thread; awaited by one task.
 
     Args:
         loop: the running loop.
         described: the function's name, for messages.
         hold: given back when the function has ended or is known never to run.
+        abandon_on_cancel: let a cancelled task go although the function runs on.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, described: str, hold: Hold | None) -> None:
-        super().__init__(loop=loop)
-        self.children = Children()
-        self._lost_error: Exception | None = None
+    # Most calls never get others than these: not setting them for each is faster than slots are.
+    _asyncio_future_blocking = False
+    _queued: _Cancellable | None = None
+    # The thread that runs the function; 0 if it was dropped.
+    _thread: int | None = None
+    _result: Any = None
+    _error: BaseException | None = None
+    _done = _cancelled = _failed = False
+    _cancel_message: Any = None
+    # Set once the call was cancelled but its function runs on.
+    _overdue: asyncio.TimerHandle | None = None
+    # Almost always there is one, of the task that waits.
+    _first: _Callback | None = None
+    _others: tuple[_Callback, ...] = ()
+    # Whether the task was let go although the function runs on.
+    abandoned = False
+    # What the function raised, for a task that only sees that it was cancelled.
+    lost_error: Exception | None = None
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        described: str,
+        hold: Hold | None,
+        abandon_on_cancel: bool = False,
+    ) -> None:
+        self._loop = loop
         self._described = described
         self._hold = hold
-        self._claim = threading.Lock()
-        self._work: Callable[[], Any] | None = None
-        self._queued: _Cancellable | None = None
-        self._cancel_requested = False
-        self._overdue: asyncio.TimerHandle | None = None
-        self._thread: threading.Thread | None = None
-        self._cancel_message_wanted: Any = None
+        self._abandon_on_cancel = abandon_on_cancel
+        self._work: list[Callable[[], Any]] = []
+        self.children = Children()
 
-    def submit(self, executor: Executor | None, work: Callable[[], Any]) -> None:
-        """Have `work` run by `executor`, or by the loop's default executor for None; in the loop's thread.
+    # --- On the way there -------------------------------------------------------
+
+    def submit(self, executor: Executor, work: Callable[[], Any]) -> None:
+        """Have `work` run by `executor`; in the loop's thread.
 
         Raises:
             RuntimeError: what the executor raises when it takes no more calls. Nothing has run then.
         """
-        self._work = work
-        link = _Link(self)
+        self._work.append(work)
         try:
-            queued: _Cancellable
-            if executor is None:
-                queued = self.get_loop().run_in_executor(None, link.run)
+            if isinstance(executor, WorkExecutor):
+                executor.post(self)
             else:
-                queued = executor.submit(link.run)
+                self._submit_to_foreign(executor)
         except BaseException:
-            link.call = None
             self._release()
             raise
-        self._queued = queued
+
+    def _submit_to_foreign(self, executor: Executor) -> None:
+        link = _Link(self)
+        try:
+            self._queued = executor.submit(link.run)
+        except BaseException:
+            link.call = None
+            raise
         # Executors drop calls: shutdown(cancel_futures=True), a broken pool, a call that cannot be pickled.
-        queued.add_done_callback(link.dropped)
+        self._queued.add_done_callback(link.dropped)
+
+    # --- In the worker ----------------------------------------------------------
 
     def run(self) -> None:
         """Run the function, unless the call was withdrawn; in the worker."""
         __traceback_hide__ = True
-        if not self._claim.acquire(blocking=False):
+        try:
+            work = self._work.pop()
+        except IndexError:
             return
+        self._thread = threading.get_ident()
         try:
-            self._hand_over(*self._outcome())
-        except BaseException as interruption:  # noqa: BLE001  # it belongs to the awaiting task
-            # Of a signal handler, in a main thread that works for others meanwhile, before or after the
-            # function itself: nobody must wait for ever for what it has cut off.
-            self._hand_over(None, interruption)
-        finally:
-            # The error's traceback refers to this frame; nothing may lead from here back to the error.
-            del self
-
-    def _outcome(self) -> tuple[Any, BaseException | None]:
-        """Run the function and return what it returned, or what the task is to see raised."""
-        __traceback_hide__ = True
-        self._thread = threading.current_thread()
-        work, self._work = self._work, None
-        assert work is not None
-        try:
-            return work(), None
+            self._result = work()
         except StopIteration as stop:
-            return None, self._of_stop(stop)
+            self._error = _of_stop(stop, self._described)
         except BaseException as caught:  # noqa: BLE001  # whatever it is belongs to the awaiting task
-            return None, caught
+            self._error = caught
         finally:
             # Before the task goes on: it may look at once.
-            self._release()
+            if self._hold is not None:
+                self._hold.active = False
+            # The error's traceback refers to this frame; nothing may lead from here back to the error.
             del self, work
 
-    def _of_stop(self, stop: StopIteration) -> RuntimeError:
-        """Return what stands for a StopIteration, which the interpreter takes for a coroutine's end."""
-        error = RuntimeError(
-            f"{self._described} raised StopIteration, which cannot pass through await; "
-            "use next(iterator, default) or return a marker"
-        )
-        error.__cause__ = stop
-        return error
-
-    def _hand_over(self, result: object, error: BaseException | None) -> None:
+    def deliver(self) -> None:
+        """Hand the outcome over to the loop, unless the call was withdrawn; in the worker."""
+        if self._thread is None:
+            return
+        if self.abandoned:
+            # The loop need not run any more, so that nobody would be told.
+            self._come_late()
+            return
         try:
-            self.get_loop().call_soon_threadsafe(self._complete, result, error)
+            self._loop.call_soon_threadsafe(self._complete)
         except RuntimeError:
             logger.warning(
                 "%s ended after the event loop that waited for it was closed; its result is lost",
                 self._described,
-                exc_info=error,
+                exc_info=self._error,
             )
-        finally:
-            del error
+            self._error = None
 
-    def _complete(self, result: object, error: BaseException | None) -> None:
-        """Take over what the worker hands over; in the loop's thread."""
-        if self.done():  # handed over before an interruption, and again with it
-            return
-        self._queued = None
-        if self._overdue is not None:
-            self._overdue.cancel()
-            self._overdue = None
-        fatal = error is not None and not isinstance(error, (Exception, asyncio.CancelledError))
-        if self._cancel_requested and not fatal:
-            self._lost_error = error if isinstance(error, Exception) else None
-            super().cancel(msg=self._cancel_message_wanted)
-        elif error is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(result)
-
-    def dropped(self, queued: Any) -> None:
-        """End the call if its executor is done with it without having run it; in any thread."""
-        if not self._claim.acquire(blocking=False):
-            return
-        self._release()
-        error: BaseException | None
-        try:
-            error = queued.exception()
-        except (asyncio.CancelledError, concurrent.futures.CancelledError):
-            error = asyncio.CancelledError(f"the executor of {self._described} cancelled it")
-        self._hand_over(None, error)
-
-    def _release(self) -> None:
-        self._work = None
-        if self._hold is not None:
-            self._hold.active = False
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Withdraw the call, or have its cancellation take effect when the function has ended.
-
-        Called by the awaiting task's `cancel`; in the loop's thread.
-        """
-        if self.done():
-            return False
-        if self._claim.acquire(blocking=False):
-            self._release()
-            queued, self._queued = self._queued, None
-            super().cancel(msg=msg)
-            if queued is not None:
-                queued.cancel()
-        else:
-            if not self._cancel_requested:
-                self._overdue = self.get_loop().call_later(_OVERDUE_SECONDS, self._report_overdue)
-            self._cancel_requested = True
-            self._cancel_message_wanted = msg
-            self.children.cancel()
-        return True
-
-    def _report_overdue(self) -> None:
-        """Say who is waited for, so that a task which seems to ignore its cancellation can be understood."""
-        if self._thread is None:  # its executor is dropping it
-            return
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        logger.warning(
-            "%s was cancelled %.0f s ago and is still running in %s; the task that called it ends when it does%s",
-            self._described,
-            _OVERDUE_SECONDS,
-            self._thread.name,
-            "" if frame is None else ":\n" + "".join(traceback.format_stack(frame)),
+    def drop(self, error: BaseException | None) -> None:
+        """Fail the call, as cancelled for None, unless it has been delivered or withdrawn; in any thread."""
+        if self.abandon():
+            self._thread = 0
+        self._error = error or asyncio.CancelledError(
+            f"the executor of {self._described} cancelled it"
         )
+        self.deliver()
+
+    def wanted(self) -> bool:
+        """Tell whether the call was not withdrawn; in any thread."""
+        return bool(self._work)
 
     @property
-    def lost_error(self) -> Exception | None:
-        """What the function raised, for a task that only sees that it was cancelled."""
-        if self._lost_error is None and self.done() and not self.cancelled():
-            # The task was cancelled after the call had ended, before it could look.
-            error = self.exception()
-            return error if isinstance(error, Exception) else None
-        return self._lost_error
+    def ran(self) -> bool:
+        """Whether the function has been run."""
+        return bool(self._thread)
+
+    def _release(self) -> None:
+        if self._hold is not None:
+            self._hold.active = False
 
     def abandon(self) -> bool:
         """Have the call never run, as nobody waits for it any more; in any thread.
@@ -311,7 +234,180 @@ class Call(asyncio.Future[Any]):
         Returns:
             False if it has begun, or was withdrawn before.
         """
-        if not self._claim.acquire(blocking=False):
+        try:
+            self._work.pop()
+        except IndexError:
             return False
         self._release()
         return True
+
+    # --- Back in the loop -------------------------------------------------------
+
+    def _complete(self) -> None:
+        """Take over the outcome and let the task go on; as a callback of the loop."""
+        if self._done:
+            self._come_late()
+            return
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._end_cancellation(self._error)
+        self._done = True
+        first, self._first = self._first, None
+        if self._others:
+            self._call_soon(*self._others)
+        if first is None:
+            return
+        callback, context = first
+        try:
+            # No other task is in the middle of a step here, so this one's can be taken at once.
+            context.run(callback, self)
+        finally:
+            # An error's traceback leads to `result`, which is called from here, and the callback to its task.
+            del self, first, callback, context
+
+    def _come_late(self) -> None:
+        """Let go of an outcome that was delivered before its interruption and is again with it, or was abandoned.
+
+        In the loop's thread, or in the worker if the call was abandoned before.
+        """
+        error, self._error, self._result = self._error, None, None
+        if self.abandoned and isinstance(error, Exception):
+            logger.warning(
+                "%s raised after its call was abandoned", self._described, exc_info=error
+            )
+
+    def _end_cancellation(self, error: BaseException | None) -> None:
+        if error is None or isinstance(error, (Exception, asyncio.CancelledError)):
+            self.lost_error = error if isinstance(error, Exception) else None
+            self._error = None
+            self._cancelled = True
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Withdraw the call, or have its cancellation take effect when the function has ended.
+
+        Called by the awaiting task's `cancel`; in the loop's thread.
+        """
+        if self._done:
+            return False
+        self._cancel_message = msg
+        if self.abandon():
+            queued, self._queued = self._queued, None
+            self._end_now()
+            if queued is not None:
+                queued.cancel()
+        else:
+            self.children.cancel()
+            if self._abandon_on_cancel:
+                self.abandoned = True
+                self._end_now()
+            elif self._overdue is None:
+                self._overdue = self._loop.call_later(_OVERDUE_SECONDS, self._report_overdue)
+        return True
+
+    def _end_now(self) -> None:
+        self._done = self._cancelled = True
+        # By way of the loop: this is another task's step.
+        if self._first is not None:
+            self._call_soon(self._first, *self._others)
+        self._first = None
+
+    def _call_soon(self, *callbacks: _Callback) -> None:
+        self._others = ()
+        for callback, context in callbacks:
+            self._loop.call_soon(callback, self, context=context)
+
+    def _report_overdue(self) -> None:
+        """Say who is waited for, so that a task which seems to ignore its cancellation can be understood."""
+        frame = sys._current_frames().get(self._thread or 0)
+        if frame is None:  # its executor is dropping it
+            return
+        name = next(
+            (one.name for one in threading.enumerate() if one.ident == self._thread), "a thread"
+        )
+        logger.warning(
+            "%s was cancelled %.0f s ago and is still running in %s; the task that called it ends when it does:\n%s",
+            self._described,
+            _OVERDUE_SECONDS,
+            name,
+            "".join(traceback.format_stack(frame)),
+        )
+
+    # --- As asyncio's tasks see it ----------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if not self._done:
+            self._asyncio_future_blocking = True
+            yield self
+            if not self._done:
+                raise RuntimeError(f"the task that waits for {self._described} was woken too early")
+        return self.result()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop that waits."""
+        return self._loop
+
+    def add_done_callback(
+        self,
+        callback: Callable[[Any], object],
+        *,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """Have `callback` called with this call when it is done; in the loop's thread."""
+        if context is None:
+            context = contextvars.copy_context()
+        entry = callback, context
+        if self._done:
+            self._call_soon(entry)
+        elif self._first is None:
+            self._first = entry
+        else:
+            self._others += (entry,)
+
+    @property
+    def outcome(self) -> Result:
+        """What the task saw, or sees if it looks."""
+        if self._cancelled or not self._done:
+            return "cancelled"
+        return "raised" if self._failed else "returned"
+
+    def ended(self) -> bool:
+        """Tell whether the function runs no more, or never will."""
+        return self._done and not self.abandoned
+
+    def done(self) -> bool:
+        """Tell whether there is an outcome."""
+        return self._done
+
+    def cancelled(self) -> bool:
+        """Tell whether the outcome is a cancellation."""
+        return self._cancelled
+
+    def result(self) -> Any:
+        """Return what the function returned, or raise what it raised."""
+        error, self._error = self._error, None
+        if self._cancelled:
+            error = _cancelled_error(self._cancel_message)
+        if error is None:
+            return self._result
+        if isinstance(error, asyncio.CancelledError):
+            self._cancelled = True
+        self._failed = True
+        try:
+            raise error
+        finally:
+            # The traceback refers to this frame.
+            del self, error
+
+
+def _cancelled_error(message: Any) -> asyncio.CancelledError:
+    return asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
+
+
+def _of_stop(stop: StopIteration, described: str) -> RuntimeError:
+    """Return what stands for a StopIteration, which the interpreter takes for a coroutine's end."""
+    error = RuntimeError(
+        f"{described} raised StopIteration, which cannot pass through await; "
+        "use next(iterator, default) or return a marker"
+    )
+    error.__cause__ = stop
+    return error

@@ -1,8 +1,8 @@
-"""`ThreadSensitiveContext` and `AsyncSingleThreadContext`: a thread of its own for a block.
+"""`ThreadSensitiveContext`: a thread of its own for a block.
 
-Which thread may touch what. A context object is entered and exited in async code of one event loop (or sync code of
-one thread); its fields are touched there only. `executor_of` and `loop_worker_of` may be called by any thread and
-create what is missing under `_state.registry_lock`.
+Which thread may touch what. A context object is entered and exited in async code of one event loop;
+its fields are touched there only. `executor_of` may be called by any thread and creates what is missing
+under `_state.registry_lock`.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from django_asyncbridge.bridge import _state
-from django_asyncbridge.bridge._workers import Worker
-from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor
+from django_asyncbridge.bridge._leases import Lease
+from django_asyncbridge.bridge._workers import WorkerPool
 
-__all__ = ("AsyncSingleThreadContext", "ThreadSensitiveContext", "executor_of", "loop_worker_of")
+__all__ = ("ThreadSensitiveContext", "executor_of")
 
 
 class ThreadSensitiveContext:
@@ -25,8 +25,9 @@ class ThreadSensitiveContext:
 
     Without it such calls run in the process's one shared thread, unless a sync caller further up waits in
     `async_to_sync`: that caller's thread comes first. Entering it inside another one changes nothing: the outermost
-    decides. The thread starts with the first call and has ended when the block is left; waiting for that
-    does not block the event loop. Cancellation while leaving goes through; the thread then ends by itself.
+    decides. The thread comes with the first call, from those that earlier blocks have given back, and is given back when the
+    block is left, once its calls have ended; waiting for that does not block the event loop. Thread-locals that others have set
+    in it are still there. A cancellation while leaving goes through; the thread is then given back later.
 
     With an `executor` the block uses that one instead, even inside another context or below a waiting
     sync caller, and leaves it running at the end: it belongs to the caller. Such a context can be entered once.
@@ -34,9 +35,12 @@ class ThreadSensitiveContext:
     Tasks started in the block inherit it. Those that outlive it run their calls in the shared thread
     again; with an `executor` their calls are refused.
 
+    Attributes:
+        holder: who the block is for, in messages about threads that are in use; set it before the first call.
+
     Args:
         executor: runs one call at a time in one thread, for instance ``ThreadPoolExecutor(max_workers=1)``; not in
-            use by another block at the same time.
+            use by another block at the same time. Or a `WorkerPool`, which lends the block one of its threads.
 
     Raises:
         RuntimeError: on entering one with an executor a second time.
@@ -45,6 +49,7 @@ class ThreadSensitiveContext:
     """
 
     def __init__(self, *, executor: Executor | None = None) -> None:
+        self.holder = ""
         self._executor = executor
         self._exited = False
         self._entered = 0
@@ -52,13 +57,18 @@ class ThreadSensitiveContext:
         self._outer_executor: Any = None
 
     async def __aenter__(self) -> Self:
-        if self._executor is not None:
+        if isinstance(self._executor, WorkerPool):
+            self._enter_with_executor(Lease(self._executor, self.holder))
+        elif self._executor is not None:
             self._enter_with_executor(self._executor)
         elif self.token is not None:
             self._entered += 1
         elif _state.thread_sensitive_context.get(None) is None:
             self.token = _state.thread_sensitive_context.set(self)
             self._entered, self._exited = 1, False
+            # At once, although it takes its worker with the first call only: asgiref's wrappers would make an executor.
+            with _state.registry_lock:
+                _state.context_to_thread_executor[self] = Lease(_state.request_workers, self.holder)
         return self
 
     def _enter_with_executor(self, executor: Executor) -> None:
@@ -71,8 +81,8 @@ class ThreadSensitiveContext:
         with _state.registry_lock:
             _state.context_to_thread_executor[self] = executor
         # A waiting sync caller comes before a context; for this block it has to step back.
-        self._outer_executor = _state.waiting_executor()
-        _state.executors.current = None
+        self._outer_executor = _state.current_executor.get()
+        _state.current_executor.set(None)
 
     async def __aexit__(
         self,
@@ -86,7 +96,7 @@ class ThreadSensitiveContext:
         if self._entered > 0:
             return
         executor = self._leave()
-        if self._executor is None and executor is not None:
+        if executor is not None and (self._executor is None or executor is not self._executor):
             await _shut_down(executor)
 
     def _leave(self) -> Executor | None:
@@ -96,7 +106,7 @@ class ThreadSensitiveContext:
         with contextlib.suppress(ValueError):
             _state.thread_sensitive_context.reset(self.token)
             if self._executor is not None:
-                _state.executors.current = self._outer_executor
+                _state.current_executor.set(self._outer_executor)
         self.token = self._outer_executor = None
         with _state.registry_lock:
             self._exited = True
@@ -104,7 +114,13 @@ class ThreadSensitiveContext:
 
 
 async def _shut_down(executor: Executor) -> None:
-    """Wait for `executor`'s thread to end, in another thread: the one that ends may need this event loop."""
+    """Wait until `executor` has run what it has."""
+    if isinstance(executor, Lease):
+        calls = executor.give_back()
+        if calls is not None:
+            await asyncio.wrap_future(calls)
+        return
+    # Somebody else's, who knows the registry: in another thread, since it may need this event loop to end.
     ended: Future[None] = Future()
 
     def join() -> None:
@@ -134,7 +150,8 @@ def executor_of(context: ThreadSensitiveContext) -> Executor | None:
             executor = _state.context_to_thread_executor.get(context)
             if executor is None:
                 # setdefault: a finalizer that ran just now may have made one.
-                executor = _state.context_to_thread_executor.setdefault(context, Worker("request"))
+                lease = Lease(_state.request_workers, getattr(context, "holder", ""))
+                executor = _state.context_to_thread_executor.setdefault(context, lease)
             return executor
     if context._executor is None:
         return None
@@ -142,65 +159,3 @@ def executor_of(context: ThreadSensitiveContext) -> Executor | None:
         "this task was started inside a ThreadSensitiveContext with an executor and has outlived it; "
         "wait for such tasks before the block ends, or start them outside"
     )
-
-
-class AsyncSingleThreadContext:
-    """Run the coroutines of every `async_to_sync` call in a block in one and the same thread.
-
-    Without it each call from a thread that no event loop waits for makes a thread for its event loop. Entering it inside
-    another one changes nothing: the outermost decides. Leaving waits for the thread to end.
-
-    Example::
-
-        with AsyncSingleThreadContext():
-            async_to_sync(first)()
-            async_to_sync(second)()  # in the same thread as first
-
-    Source: ``asgiref.sync.AsyncSingleThreadContext``.
-    """
-
-    def __init__(self) -> None:
-        self.token: contextvars.Token[AsyncSingleThreadContext] | None = None
-        self._entered = 0
-        # The executor of the call whose event loop the thread runs now; written by that thread.
-        self.busy_for: CurrentThreadExecutor | None = None
-        self._exited = False
-
-    def __enter__(self) -> Self:
-        if self.token is not None:
-            self._entered += 1
-        elif _state.async_single_thread_context.get(None) is None:
-            self.token = _state.async_single_thread_context.set(self)
-            self._entered, self._exited = 1, False
-        return self
-
-    def __exit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self.token is None:
-            return
-        self._entered -= 1
-        if self._entered > 0:
-            return
-        with contextlib.suppress(ValueError):
-            _state.async_single_thread_context.reset(self.token)
-        self.token = None
-        with _state.registry_lock:
-            self._exited = True
-            executor = _state.single_thread_context_executors.pop(self, None)
-        if executor is not None:
-            executor.shutdown()
-
-
-def loop_worker_of(context: AsyncSingleThreadContext) -> Executor | None:
-    """Return the executor whose thread runs the event loops of `context`; None if its block has been left."""
-    with _state.registry_lock:
-        if context._exited:
-            return None
-        executor = _state.single_thread_context_executors.get(context)
-        if executor is None:
-            executor = _state.single_thread_context_executors.setdefault(context, Worker("loop"))
-        return executor

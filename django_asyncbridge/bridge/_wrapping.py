@@ -15,6 +15,8 @@ __all__ = (
     "bind",
     "describe",
     "is_async",
+    "is_async_generator_function",
+    "is_generator_function",
     "iscoroutinefunction",
     "look_like",
     "markcoroutinefunction",
@@ -48,29 +50,50 @@ def is_async(func: object) -> bool:
     return iscoroutinefunction(func) or iscoroutinefunction(getattr(func, "__call__", func))  # noqa: B004
 
 
+def is_generator_function(func: object) -> bool:
+    """Tell whether calling `func` only makes a generator: it, or what it wraps or calls, is a generator function."""
+    return any(map(inspect.isgeneratorfunction, _functions_of(func)))
+
+
+def is_async_generator_function(func: object) -> bool:
+    """Tell whether calling `func` only makes an async generator."""
+    return any(map(inspect.isasyncgenfunction, _functions_of(func)))
+
+
+def _functions_of(func: object) -> tuple[object, ...]:
+    inner = _unwrap_partial(func)
+    # A static method's function, and what a callable object runs.
+    return inner, getattr(inner, "__func__", None), getattr(type(inner), "__call__", None)  # noqa: B004
+
+
 def refuse_generator_function(func: object, wrapper: str) -> None:
     """Refuse a function whose call only makes a generator.
 
     Its body would run later, step by step, in whatever thread or loop iterates: not where the wrapper promises.
 
+    Args:
+        func: any callable.
+        wrapper: ``sync_to_async`` or ``async_to_sync``: who cannot take it, or only as a function, not as a class.
+
     Raises:
         TypeError: when `func`, or what it wraps or calls, is a (sync or async) generator function.
     """
-    inner = _unwrap_partial(func)
-    # A static method's function, and what a callable object runs.
-    candidates = (inner, getattr(inner, "__func__", None), getattr(inner, "__call__", None))  # noqa: B004
-    if any(map(inspect.isgeneratorfunction, candidates)):
-        kind, instead = (
-            "generator",
-            "wrap a function that returns a list, or one that returns the next item",
-        )
-    elif any(map(inspect.isasyncgenfunction, candidates)):
-        kind, instead = "async generator", "iterate over it with 'async for' in a coroutine"
+    if is_generator_function(func):
+        kind, other = "generator function", "sync_to_async"
+        as_it_is = "iterate over it with 'for', or in async code with iterate_in_thread()"
+    elif is_async_generator_function(func):
+        kind, other = "async generator function", "async_to_sync"
+        as_it_is = "iterate over it with 'async for', or in sync code with iterate_on_loop()"
     else:
         return
+    name = describe(func)
+    if wrapper == other:
+        raise TypeError(
+            f"a call object of {wrapper} cannot wrap the {kind} {name}: its body would not run during the call, but "
+            f"later where it is iterated; use the function, {wrapper}({name}), whose result is to be iterated over"
+        )
     raise TypeError(
-        f"{wrapper} cannot wrap the {kind} function {describe(func)}: its body would not run during the call, "
-        f"but later where it is iterated; {instead}"
+        f"{wrapper} cannot wrap the {kind} {name}, which is on the right side already; {as_it_is}"
     )
 
 

@@ -1,121 +1,31 @@
 """`Local`: a namespace that belongs to a task, or to a thread where no event loop runs.
 
-Theory of operation. The values of a plain `Local` live in one `contextvars.ContextVar` of its own, as a
-`_Namespace` that is never changed once it is in a context: setting a name puts a changed copy there.
-So a value goes wherever its context goes (to awaited code, to new tasks, through the bridge, into any thread
-that runs a copy of the context), and a change is seen by nobody who copied the context before.
+Theory of operation. A plain `Local` is a context variable whose values go when the `Local` goes
+(`bridge._namespaces`). A thread-critical one has a `threading.local` for sync code, and for async code such a variable for each
+event loop: a context that comes by with another loop's values must not take this loop's away. It asks for the loop and not for the
+thread because a loop may move from one thread to another (`async_to_sync`), though it runs in one at a time.
 
-Which thread may touch what. A context is entered by one thread at a time and a namespace is not
-changed after it is published, so getting and setting need no lock. `_Namespaces.live` is touched by every
-thread that sets a name: its operations (`set.add`, `set.discard`, `set.pop`) are each atomic.
+Which thread may touch what. Any thread may use one `Local` at any time; see `bridge._namespaces` for why that needs
+no lock, also in finalizers and signal handlers.
 
-A context keeps its variables and their values for as long as it lives, so a `Local` that is thrown away has
-to empty its namespaces itself: they are known through weak references and cleared at the end.
-
-Source: contextvars, PEP 567; the meaning of the class is that of ``asgiref.local.Local``.
+Source: the meaning of the class is that of ``asgiref.local.Local``.
 """
 
-import asyncio
-import contextvars
-import sys
 import threading
 import weakref
+from asyncio import AbstractEventLoop, _get_running_loop
 from typing import Any, final
+
+from django_asyncbridge.bridge._namespaces import (
+    ALONE,
+    LateNamespaces,
+    Namespaces,
+    references,
+)
 
 __all__ = ("Local",)
 
-# Free-threaded builds, and others on request, start a thread in a copy of its creator's context.
-_THREADS_INHERIT_CONTEXT = bool(getattr(sys.flags, "thread_inherit_context", False))
-
-
-class _ThreadToken:
-    """Stands for one thread for as long as that lives; unlike a thread's ident it is never used again."""
-
-    __slots__ = ("__weakref__",)
-
-
-class _Tokens(threading.local):
-    def __init__(self) -> None:
-        self.token = _ThreadToken()
-
-
-_threads = _Tokens()
-
-
-class _Namespace(dict[str, Any]):
-    """The names of one `Local` in one context; a dict that can be referred to weakly."""
-
-    __slots__ = ("__weakref__", "owner")
-
-    # The token of the thread that set these names. It may be read by any thread.
-    owner: _ThreadToken
-
-    __hash__ = object.__hash__  # type: ignore[assignment]  # a dict has none; weak references need one
-
-
-class _Namespaces:
-    """Every namespace that one `Local` has in some context, found through its context variable."""
-
-    __slots__ = ("live", "var")
-
-    def __init__(self) -> None:
-        self.var: contextvars.ContextVar[_Namespace | None] = contextvars.ContextVar(
-            "django_asyncbridge.local", default=None
-        )
-        self.live: set[weakref.ref[_Namespace]] = set()
-
-    def set(self, name: str, value: object, names: _Namespace | None) -> None:
-        """Publish `names` with one name set, in the current context."""
-        changed = _Namespace() if names is None else _Namespace(names)
-        changed[name] = value
-        self._publish(changed)
-
-    def delete(self, local: object, name: str, names: _Namespace | None) -> None:
-        """Publish `names` without one name, in the current context."""
-        if names is None or name not in names:
-            raise _no_attribute(local, name)
-        changed = _Namespace(names)
-        del changed[name]
-        self._publish(changed)
-
-    def _publish(self, names: _Namespace) -> None:
-        names.owner = _threads.token
-        live = self.live
-        live.add(weakref.ref(names, live.discard))
-        self.var.set(names)
-
-    def inherited(self, names: _Namespace) -> bool:
-        """Tell whether this thread only has these names because it was started in a copy of a context.
-
-        That is so in the context the thread was started in; one that is run in it on purpose is another.
-        """
-        return names.owner is not _threads.token and _in_context_of_thread()
-
-    def __del__(self) -> None:
-        # The `Local` is gone, and nobody can reach its values any more.
-        while self.live:
-            try:
-                names = self.live.pop()()
-            except KeyError:  # pragma: no cover  # another thread's namespace died in between
-                break
-            if names is not None:
-                names.clear()
-
-
-_probe: contextvars.ContextVar[object] = contextvars.ContextVar("django_asyncbridge.probe")
-
-
-def _in_context_of_thread() -> bool:
-    """Tell whether the current context is the one that this thread was started in."""
-    start = getattr(threading.current_thread(), "_context", None)
-    if start is None:
-        return False
-    mark = object()
-    token = _probe.set(mark)
-    try:
-        return start.get(_probe) is mark
-    finally:
-        _probe.reset(token)
+_MISSING = object()
 
 
 def _no_attribute(local: object, name: str) -> AttributeError:
@@ -134,14 +44,14 @@ class Local:
     pool) sees the values as well; changes made there stay there.
 
     With `thread_critical` nothing crosses the bridge: in a thread without a running loop it behaves as
-    `threading.local`, in async code as a context variable that no other thread sees. That is for what must
-    never be used by two threads, such as a database connection.
+    `threading.local`, in async code as a context variable that no other event loop sees (a loop runs in
+    one thread at a time). That is for what must never be used by two threads, such as a database connection.
 
     Any thread may use one `Local` at any time. Values are let go when their context ends or when the
-    `Local` does.
+    `Local` does; thread-critical ones also when their thread or event loop does.
 
     Args:
-        thread_critical: keep values in the thread that set them.
+        thread_critical: keep values in the thread or event loop that set them.
 
     Raises:
         AttributeError: on reading or deleting a name that is not set here.
@@ -168,90 +78,188 @@ class Local:
 
 
 class _DefaultLocal(Local):  # type: ignore[misc]  # final for users, not for this module
-    """`Local` as a context variable."""
+    """`Local` as a context variable. The usual case, a single name, is written out for speed."""
 
     __slots__ = ("_namespaces",)
 
-    _namespaces: _Namespaces
+    _namespaces: Namespaces
 
     def __init__(self, thread_critical: bool = False) -> None:
-        object.__setattr__(self, "_namespaces", _Namespaces())
-
-    def _visible(self) -> _Namespace | None:
-        names = self._namespaces.var.get()
-        if _THREADS_INHERIT_CONTEXT and names is not None and self._namespaces.inherited(names):
-            return None
-        return names
+        object.__setattr__(self, "_namespaces", Namespaces())
 
     def __getattr__(self, name: str) -> Any:
-        names = self._namespaces.var.get()
-        if _THREADS_INHERIT_CONTEXT:
-            names = self._visible()
-        if names is not None and name in names:
-            return names[name]
-        raise _no_attribute(self, name)
+        namespaces = self._namespaces
+        found = namespaces.var.get()
+        if found.name == name:
+            return found.value
+        value = namespaces.get(name, _MISSING)
+        if value is _MISSING:
+            raise _no_attribute(self, name)
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _refuse_reserved(name)
-        self._namespaces.set(name, value, self._visible())
+        namespaces = self._namespaces
+        var = namespaces.var
+        old = var.get()
+        if old.name != name:
+            if name in _RESERVED:
+                raise _reserved(name)
+            del old  # which is used again only if nobody has it
+            namespaces.set(var.get(), name, value)
+            return
+        spare = namespaces.spare
+        try:
+            new = spare.pop() if spare else namespaces.make()
+        except IndexError:  # pragma: no cover  # another thread took the last one in between
+            new = namespaces.make()
+        new.name = name
+        new.value = value
+        found = var.set(new).old_value
+        if found is not old:
+            # An interruption came in between: its names are to be kept.
+            namespaces.set_again(found, name, value)
+        elif references(old) == ALONE:
+            old.name = old.value = None  # whose finalizer may use this `Local`
+            spare.append(old)
 
     def __delattr__(self, name: str) -> None:
-        self._namespaces.delete(self, name, self._visible())
+        if not self._namespaces.delete(name):
+            raise _no_attribute(self, name)
+
+    def __del__(self) -> None:
+        namespaces = _own(self, "_namespaces")
+        if namespaces is not None:
+            object.__setattr__(self, "_namespaces", LateNamespaces())
+            namespaces.end()
 
 
-class _ThreadNamespaces(threading.local):
+class _LoopNamespaces(Namespaces):
+    """What one thread-critical `Local` has in the contexts of one event loop."""
+
+    __slots__ = ("loop",)
+
+    def __init__(self, loop: "weakref.ref[AbstractEventLoop]") -> None:
+        super().__init__()
+        self.loop = loop
+
+
+class _Loops:
+    """What one thread-critical `Local` has, by the id of the event loop.
+
+    A loop runs in one thread at a time, so an entry is used by one thread at a time; the dict by any. The
+    entry goes when its loop does. Should that have failed (an interruption can do that to any weak reference's
+    callback), the id may be another loop's: the weak reference tells.
+    """
+
+    __slots__ = ("by_id",)
+
     def __init__(self) -> None:
-        self.namespaces = _Namespaces()
+        self.by_id: dict[int, _LoopNamespaces] = {}
+
+    def get(self, loop: AbstractEventLoop, name: str, default: object) -> Any:
+        """Return a value from the current context, if it belongs to this loop, which runs here."""
+        namespaces = self.by_id.get(id(loop))
+        if namespaces is None or namespaces.loop() is not loop:
+            return default
+        return namespaces.get(name, default)
+
+    def of(self, loop: AbstractEventLoop) -> Namespaces:
+        """Return what there is for a loop, which runs here, from now on if it is new."""
+        namespaces = self.by_id.get(id(loop))
+        if namespaces is not None and namespaces.loop() is loop:
+            return namespaces
+        return self._new(loop, id(loop))
+
+    def _new(self, loop: AbstractEventLoop, ident: int) -> Namespaces:
+        by_id = self.by_id
+        _end(by_id, ident)
+        # What the callback refers to must not lead here: this is to go with its `Local`.
+        new = _LoopNamespaces(weakref.ref(loop, lambda _: _end(by_id, ident)))
+        # An interruption may have made some meanwhile.
+        return by_id.setdefault(ident, new)
+
+    def end(self) -> None:
+        """Let all values go; nobody uses this any more."""
+        for ident in tuple(self.by_id):
+            _end(self.by_id, ident)
+
+
+def _end(by_id: dict[int, _LoopNamespaces], ident: int) -> None:
+    namespaces = by_id.pop(ident, None)
+    if namespaces is not None:
+        namespaces.end()
+
+
+class _LateLoops(_Loops):
+    """Those of a `Local` whose finalizer has run, for finalizers of the same garbage that still use it."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.end()
 
 
 class _ThreadCriticalLocal(Local):  # type: ignore[misc]  # final for users, not for this module
-    """`Local` as `threading.local`, and as a context variable of one thread where an event loop runs.
+    """`Local` as `threading.local`, and as a context variable of one event loop where that runs."""
 
-    Each thread has a variable of its own: a context that comes by with another thread's values must
-    not take this thread's away.
-    """
+    __slots__ = ("_loops", "_thread")
 
-    __slots__ = ("_async_storage", "_sync_storage")
-
-    _sync_storage: threading.local
-    _async_storage: _ThreadNamespaces
+    _thread: threading.local
+    _loops: _Loops
 
     def __init__(self, thread_critical: bool = True) -> None:
-        object.__setattr__(self, "_sync_storage", threading.local())
-        object.__setattr__(self, "_async_storage", _ThreadNamespaces())
+        object.__setattr__(self, "_thread", threading.local())
+        object.__setattr__(self, "_loops", _Loops())
 
     def __getattr__(self, name: str) -> Any:
-        if asyncio._get_running_loop() is None:
-            if hasattr(self._sync_storage, name):
-                return getattr(self._sync_storage, name)
+        loop = _get_running_loop()
+        if loop is None:
+            value = getattr(self._thread, name, _MISSING)
         else:
-            names = self._async_storage.namespaces.var.get()
-            if names is not None and name in names:
-                return names[name]
-        raise _no_attribute(self, name)
+            value = self._loops.get(loop, name, _MISSING)
+        if value is _MISSING:
+            raise _no_attribute(self, name)
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _refuse_reserved(name)
-        if asyncio._get_running_loop() is None:
-            setattr(self._sync_storage, name, value)
+        if name in _RESERVED:
+            raise _reserved(name)
+        loop = _get_running_loop()
+        if loop is None:
+            setattr(self._thread, name, value)
         else:
-            namespaces = self._async_storage.namespaces
-            namespaces.set(name, value, namespaces.var.get())
+            namespaces = self._loops.of(loop)
+            namespaces.set(namespaces.var.get(), name, value)
 
     def __delattr__(self, name: str) -> None:
-        if asyncio._get_running_loop() is not None:
-            namespaces = self._async_storage.namespaces
-            namespaces.delete(self, name, namespaces.var.get())
-        elif hasattr(self._sync_storage, name):
-            delattr(self._sync_storage, name)
+        loop = _get_running_loop()
+        if loop is None:
+            found = hasattr(self._thread, name)
+            if found:
+                delattr(self._thread, name)
         else:
+            found = self._loops.of(loop).delete(name)
+        if not found:
             raise _no_attribute(self, name)
+
+    def __del__(self) -> None:
+        loops = _own(self, "_loops")
+        if loops is not None:
+            object.__setattr__(self, "_loops", _LateLoops())
+            loops.end()
+
+
+def _own(local: Local, name: str) -> Any:
+    """Return an attribute of the object itself; it has none if an interruption prevented that it was made."""
+    try:
+        return object.__getattribute__(local, name)
+    except AttributeError:
+        return None
 
 
 # What a class has hides a value of the instance: setting it would seem to work, reading would not.
 _RESERVED = frozenset().union(*map(vars, (object, Local, _DefaultLocal, _ThreadCriticalLocal)))
 
 
-def _refuse_reserved(name: str) -> None:
-    if name in _RESERVED:
-        raise AttributeError(f"{name!r} is used by Local itself: choose another name")
+def _reserved(name: str) -> AttributeError:
+    return AttributeError(f"{name!r} is used by Local itself: choose another name")

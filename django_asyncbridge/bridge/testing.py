@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import contextvars
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from django_asyncbridge.bridge import _crossings
 from django_asyncbridge.bridge.compatibility import guarantee_single_callable
 
 __all__ = ("ApplicationCommunicator",)
@@ -61,7 +61,7 @@ class ApplicationCommunicator:
         if self._future is None:
             self._future = asyncio.create_task(
                 _call(self.application, self.scope, self._input_queue.get, self._output_queue.put),
-                context=contextvars.Context(),
+                context=_crossings.fresh_context(),
             )
             # The event and not this object: the task must not keep the communicator alive, whose
             # deletion is what stops a forgotten application.

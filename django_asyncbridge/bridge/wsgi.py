@@ -1,55 +1,85 @@
 """Serve a WSGI application under an ASGI server.
 
-The request body is read completely on the event loop first. Then the WSGI application runs in a thread (the
-home thread of the caller, see `sync_to_async`), where each piece of its answer is passed to `send` and waited for.
-The translation of the request is a set of pure functions at the end of this file.
+Theory of operation. Each request runs in a thread of its own, lent to it until the application has ended
+(`ThreadSensitiveContext`); where the call chain has a home thread already, it runs there. `_wsgi_environ` translates the
+request; `_wsgi_inbox` receives the body, some way ahead of the application that reads it, and hears when the client leaves;
+`_wsgi_response` decides which messages an answer makes; `_wsgi_answer` calls the application and sends them.
+
+Which thread may touch what. An instance serves one request. `__call__` and what it awaits belong to the thread of the
+loop; `run_wsgi_app`, `build_environ`, `start_response` and `sync_send` to the thread of the application.
+
+Source: PEP 3333; ASGI specification, "HTTP & WebSocket ASGI Message Format" and "WSGI Compatibility".
 """
 
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from tempfile import SpooledTemporaryFile
-from types import TracebackType
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, TypeAlias
 
-from django_asyncbridge.bridge.sync import AsyncToSync, sync_to_async
+from django_asyncbridge.bridge import _state
+from django_asyncbridge.bridge._wsgi_answer import Answer, Send
+from django_asyncbridge.bridge._wsgi_environ import TooManyHeadersError, environ_of
+from django_asyncbridge.bridge._wsgi_inbox import Receive
+from django_asyncbridge.bridge._wsgi_response import (
+    ExcInfo,
+    Message,
+    Response,
+    plain_response,
+)
+from django_asyncbridge.bridge.sync import ThreadSensitiveContext, WorkersBusy, sync_to_async
 
 __all__ = ("WsgiToAsgi", "WsgiToAsgiInstance")
 
 # As wide as what callers pass: plain dicts and the typed ones of bridge.typing alike.
 _Scope: TypeAlias = Mapping[str, Any]
-_Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
-_Send: TypeAlias = Callable[[Any], Awaitable[None]]
-_ExcInfo: TypeAlias = (
-    tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
-)
+_Application: TypeAlias = Callable[..., Iterable[bytes]]
 
-# Request bodies up to this size stay in memory, larger ones go to a temporary file. Not measured.
-_BODY_IN_MEMORY_BYTES = 65536
+# Four times what uvicorn keeps itself before it makes the client wait: a 2 MB body takes half as long as with 64 KB.
+_READ_AHEAD_BYTES = 262144
+# When to begin to listen for the client's leaving. A task for that costs as much as a whole small request, and can be of use
+# only to one that takes its time. Not measured.
+_LISTEN_AFTER_SECONDS = 0.1
+
+logger = logging.getLogger("django_asyncbridge.bridge.wsgi")
 
 
 class WsgiToAsgi:
     """Make an ASGI application of a WSGI application.
 
-    One object serves all requests; each gets a `WsgiToAsgiInstance` of its own. It belongs to no event
-    loop or thread.
+    One object serves all requests, side by side; each gets a `WsgiToAsgiInstance` and a thread of its own. It belongs to no
+    event loop or thread.
 
     Args:
-        wsgi_application: Called with the environ and start_response, once per request.
+        wsgi_application: Called with the environ and start_response, once per request, in several threads at once.
         duplicate_header_limit: How often a header may be repeated before the request is answered with
             400, since joining many is costly. 0 or None: as often as it likes.
+        read_ahead_bytes: How much of a request body may be in memory before the application has read it. The application is
+            called when the body is complete, when so much of it is there, or after a second. The rest comes
+            as it is read, which only sync code can wait for: raise the limit for applications that read ``wsgi.input`` in async
+            views, and for those that take no body without a CONTENT_LENGTH, as Django. 0: call it with the first piece.
 
     Source: PEP 3333; ASGI specification, "HTTP & WebSocket ASGI Message Format" and "WSGI Compatibility".
     """
 
     def __init__(
-        self, wsgi_application: Callable[..., Iterable[bytes]], duplicate_header_limit: int = 100
+        self,
+        wsgi_application: _Application,
+        duplicate_header_limit: int = 100,
+        *,
+        read_ahead_bytes: int = _READ_AHEAD_BYTES,
     ) -> None:
         self.wsgi_application = wsgi_application
         self.duplicate_header_limit = duplicate_header_limit
+        self.read_ahead_bytes = read_ahead_bytes
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: _Scope, receive: Receive, send: Send) -> None:
         """Answer one scope; see `WsgiToAsgiInstance`."""
-        instance = WsgiToAsgiInstance(self.wsgi_application, self.duplicate_header_limit)
+        instance = WsgiToAsgiInstance(
+            self.wsgi_application,
+            self.duplicate_header_limit,
+            read_ahead_bytes=self.read_ahead_bytes,
+        )
         await instance(scope, receive, send)
 
 
@@ -57,49 +87,67 @@ class WsgiToAsgiInstance:
     """One request on its way through a WSGI application.
 
     The WSGI application runs in a thread, in a copy of the context of the ASGI task, and `send` runs on
-    the loop of that task. A cancelled task does not stop the thread: it goes as `sync_to_async` says.
+    the loop of that task. Thread-sensitive code that it calls through `async_to_sync` comes back to its thread. A cancelled
+    task ends when the application does: what that waits for in `async_to_sync` is cancelled, its iterable is not asked
+    for more, and closed.
 
     Args:
         wsgi_application: As for `WsgiToAsgi`.
         duplicate_header_limit: As for `WsgiToAsgi`.
+        read_ahead_bytes: As for `WsgiToAsgi`.
 
     Attributes:
         scope: The scope of the request, once called.
-        sync_send: `send` for the thread: returns when the server has taken the message.
-        response_start: The message that starts the response, once start_response was called.
-        response_started: Whether it has been sent.
-        response_content_length: Bytes the response may have, if its headers say so.
 
     Source: PEP 3333.
     """
 
     scope: _Scope
-    sync_send: Callable[[Any], None]
-    response_start: dict[str, Any]
+    _answer: Answer
 
     def __init__(
-        self, wsgi_application: Callable[..., Iterable[bytes]], duplicate_header_limit: int = 100
+        self,
+        wsgi_application: _Application,
+        duplicate_header_limit: int = 100,
+        *,
+        read_ahead_bytes: int = _READ_AHEAD_BYTES,
     ) -> None:
         self.wsgi_application = wsgi_application
         self.duplicate_header_limit = duplicate_header_limit
-        self.response_started = False
-        self.response_content_length: int | None = None
-        self._bytes_sent = 0
+        self.read_ahead_bytes = read_ahead_bytes
+        self._response = Response()
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    @property
+    def response_started(self) -> bool:
+        """Whether the headers were sent, or are with the first bytes on their way."""
+        return self._response.started
+
+    @property
+    def response_content_length(self) -> int | None:
+        """Bytes the response may have, if its headers say so."""
+        return self._response.content_length
+
+    @property
+    def response_start(self) -> Message | None:
+        """The message that starts the response, once start_response was called."""
+        return self._response.start
+
+    async def __call__(self, scope: _Scope, receive: Receive, send: Send) -> None:
         """Answer one scope.
 
         An HTTP request goes to the WSGI application. A lifespan gets its startup and shutdown confirmed,
-        for there is nothing to do; a WebSocket is refused. A client that leaves while its request is
-        read ends the call quietly, without the WSGI application being called.
+        for there is nothing to do; a WebSocket is refused. A client that leaves ends the call quietly, at the latest when the
+        application asks for more of the request or has more to send. So does a `send` that raises OSError, which is how servers
+        tell of it; the log has it as information. A request that no thread becomes free for in time is answered 503.
 
         Args:
             scope: The ASGI scope.
-            receive: Awaited for the request, on the caller's loop.
+            receive: Awaited for the request, on the caller's loop, by one task at a time.
             send: Awaited with each message of the response, on the caller's loop.
 
         Raises:
             ValueError: The scope, or a message while the request is read, is of a type unknown here.
+            RuntimeError: The application broke PEP 3333: the message says how.
             Exception: Whatever the WSGI application raised.
         """
         if scope["type"] == "http":
@@ -121,25 +169,22 @@ class WsgiToAsgiInstance:
             body: The request body, at its start.
 
         Returns:
-            A new dict.
+            A new dict. It has a CONTENT_LENGTH, if the request has none, when the whole body has come already.
 
         Raises:
             ValueError: A header is repeated more often than `duplicate_header_limit`.
 
         Source: PEP 3333, "environ Variables".
         """
-        return {
-            **_request_environ(scope),
-            **_address_environ(scope),
-            **_wsgi_environ(scope, body),
-            **_header_environ(scope.get("headers", ()), self.duplicate_header_limit),
-        }
+        answer = getattr(self, "_answer", None)
+        body_bytes = 0 if answer is None else answer.inbox.body_bytes()
+        return environ_of(scope, body, body_bytes, self.duplicate_header_limit)
 
     def start_response(
         self,
         status: str,
         response_headers: list[tuple[str, str]],
-        exc_info: _ExcInfo | None = None,
+        exc_info: ExcInfo | None = None,
     ) -> Callable[[bytes], object]:
         """Take the status and headers of the response, as WSGI has it. Nothing is sent yet.
 
@@ -152,116 +197,92 @@ class WsgiToAsgiInstance:
             exc_info: What `sys.exc_info` returned, when an error page is started.
 
         Returns:
-            WSGI's ``write``: sends a piece of the body before those that are iterated over.
+            WSGI's ``write``: sends a piece of the body before those that are iterated over. It raises ValueError beyond the
+            Content-Length, and a ConnectionResetError once the client has left.
 
         Raises:
-            ValueError: It was called before and `exc_info` is missing, or the status is no number.
+            ValueError: It was called before and `exc_info` is missing, the status is no number, or a header has a
+                line end or a character beyond U+00FF.
             BaseException: The one in `exc_info`, because the headers are sent already.
 
         Source: PEP 3333, "The start_response() Callable".
         """
-        if exc_info is not None:
-            try:
-                if self.response_started and exc_info[1] is not None:
-                    raise exc_info[1].with_traceback(exc_info[2])
-            finally:
-                exc_info = None  # its traceback may lead to this frame: no circle
-        elif hasattr(self, "response_start"):
-            raise ValueError(
-                "start_response was called a second time. To replace a response that failed, pass exc_info."
-            )
-        self.response_start = _response_start(status, response_headers)
-        self.response_content_length = _content_length(response_headers)
-        return self._send_body
+        self._response.begin(status, response_headers, exc_info)
+        return self._answer.write
 
     @sync_to_async
     def run_wsgi_app(self, body: IO[bytes]) -> None:
-        """Call the WSGI application and send its answer. Awaited on the loop, runs in a thread.
+        """Call the WSGI application and send its answer. Awaited on the loop by `__call__`, runs in a thread.
 
         The application's iterable is closed in the same thread, however the answer ends. Bytes beyond
-        its Content-Length are not sent, and it is not iterated further.
+        its Content-Length are not sent, and it is not iterated further; the same goes for responses without a body.
 
         Args:
             body: The request body, at its start.
 
         Raises:
-            RuntimeError: The application has not called start_response.
-            Exception: Whatever the application or `send` raised.
+            RuntimeError: The application has not called start_response, or its answer is shorter than its Content-Length.
+            Exception: Whatever the application or `send` raised, unless the client has left and that is why.
 
         Source: PEP 3333, "Specification Details" and "Handling the Content-Length Header".
         """
+        answer = self._answer
+        answer.enter()
         try:
             environ = self.build_environ(self.scope, body)
-        except _TooManyHeadersError:
-            self._refuse_headers()
-            return
-        output = self.wsgi_application(environ, self.start_response)
-        try:
-            for chunk in output:
-                self._send_body(chunk)
-                if self._is_complete():
-                    break
-            self._ensure_started()
-            self.sync_send({"type": "http.response.body"})
-        finally:
-            close = getattr(output, "close", None)
-            if close is not None:
-                close()
+        except TooManyHeadersError:
+            answer.left_over = plain_response(400, b"Bad Request: Too many duplicate headers")
+        else:
+            answer.run(lambda: self.wsgi_application(environ, self.start_response))
 
-    async def _answer_request(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    def sync_send(self, message: Any) -> None:
+        """Send a message, and return when the server has taken it; in the thread of the application.
+
+        Args:
+            message: An ASGI message, as for `send`.
+
+        Raises:
+            ConnectionResetError: The client has left.
+        """
+        self._answer.deliver([message])
+
+    async def _answer_request(self, scope: _Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
-        with SpooledTemporaryFile(max_size=_BODY_IN_MEMORY_BYTES) as body:
-            if await _read_body(receive, body):
-                self.sync_send = AsyncToSync(send)
-                await self.run_wsgi_app(body)
+        self._response.to_head = scope["method"] == "HEAD"
+        answer = self._answer = Answer(receive, send, self._response, self.read_ahead_bytes)
+        inbox = answer.inbox
+        try:
+            await inbox.open()
+            if not inbox.gone:
+                await self._run_in_thread(answer)
+                await answer.send_left_over()
+        finally:
+            await inbox.close()
 
-    def _send_body(self, data: bytes) -> None:
-        if not data and not self.response_started:
-            return  # the headers wait for the first byte: until then the response can be replaced
-        self._ensure_started()
-        if self.response_content_length is not None:
-            data = data[: self.response_content_length - self._bytes_sent]
-        self._bytes_sent += len(data)
-        self.sync_send({"type": "http.response.body", "body": data, "more_body": True})
-
-    def _ensure_started(self) -> None:
-        if self.response_started:
-            return
-        if not hasattr(self, "response_start"):
-            raise RuntimeError("The WSGI application answered without calling start_response.")
-        self.response_started = True
-        self.sync_send(self.response_start)
-
-    def _is_complete(self) -> bool:
-        return self.response_started and self._bytes_sent == self.response_content_length
-
-    def _refuse_headers(self) -> None:
-        headers = [(b"content-type", b"text/plain")]
-        self.sync_send({"type": "http.response.start", "status": 400, "headers": headers})
-        self.sync_send(
-            {"type": "http.response.body", "body": b"Bad Request: Too many duplicate headers"}
-        )
+    async def _run_in_thread(self, answer: Answer) -> None:
+        context = ThreadSensitiveContext()
+        context.holder = f"{self.scope['method']} {self.scope['path']}"
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(_LISTEN_AFTER_SECONDS, answer.inbox.listen)
+        try:
+            async with context:
+                await self.run_wsgi_app(answer.inbox.body())
+        except WorkersBusy as error:
+            if answer.entered:
+                raise
+            logger.warning("Service Unavailable: %s: %s", context.holder, error)
+            answer.left_over = _busy_response()
+        finally:
+            timer.cancel()
 
 
-class _TooManyHeadersError(ValueError):
-    """A header is repeated more often than allowed."""
+def _busy_response() -> list[Message]:
+    seconds = max(1, math.ceil(_state.request_workers.wait_seconds or 0))
+    retry_after = (b"retry-after", str(seconds).encode())
+    return plain_response(503, b"Service Unavailable", retry_after)
 
 
-async def _read_body(receive: _Receive, body: IO[bytes]) -> bool:
-    """Read the request body into a file and go to its start; False if the client left before."""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return False
-        if message["type"] != "http.request":
-            raise ValueError(f"Expected a message of type http.request, not {message['type']!r}.")
-        body.write(message.get("body", b""))
-        if not message.get("more_body"):
-            body.seek(0)
-            return True
-
-
-async def _confirm_lifespan(receive: _Receive, send: _Send) -> None:
+async def _confirm_lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
@@ -269,99 +290,6 @@ async def _confirm_lifespan(receive: _Receive, send: _Send) -> None:
             return
 
 
-async def _refuse_websocket(receive: _Receive, send: _Send) -> None:
+async def _refuse_websocket(receive: Receive, send: Send) -> None:
     await receive()  # the server offers the connection with this message; only then is it refused
     await send({"type": "websocket.close", "code": 1000})
-
-
-def _request_environ(scope: _Scope) -> dict[str, Any]:
-    script_name, path_info = _split_path(scope.get("root_path", ""), scope["path"])
-    return {
-        "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": _native(script_name),
-        "PATH_INFO": _native(path_info),
-        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
-        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-    }
-
-
-def _split_path(root_path: str, path: str) -> tuple[str, str]:
-    """Divide a path into the application's own root and the rest, only at a slash.
-
-    ASGI's path includes the root path. A path outside the root is taken whole, as some servers send it.
-    """
-    root = root_path.rstrip("/")
-    if path == root or path.startswith(f"{root}/"):
-        return root, path[len(root) :]
-    return root, path
-
-
-def _native(text: str) -> str:
-    """Return a WSGI string: UTF-8 bytes, each as one character. Source: PEP 3333, "Unicode Issues"."""
-    return text.encode("utf-8").decode("latin-1")
-
-
-def _address_environ(scope: _Scope) -> dict[str, Any]:
-    host, port = scope.get("server") or ("localhost", 80)  # WSGI must have them, ASGI need not
-    environ = {"SERVER_NAME": host, "SERVER_PORT": str(port or 0)}
-    client = scope.get("client")
-    if client is not None:
-        environ["REMOTE_ADDR"] = client[0]
-    return environ
-
-
-def _wsgi_environ(scope: _Scope, body: IO[bytes]) -> dict[str, Any]:
-    return {
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope.get("scheme", "http"),
-        "wsgi.input": body,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-    }
-
-
-def _header_environ(headers: Iterable[tuple[bytes, bytes]], limit: int) -> dict[str, str]:
-    """Translate request headers, those of the same name joined in their order."""
-    values: dict[str, list[str]] = {}
-    for name, value in headers:
-        # "-" becomes "_", so with an underscore of its own a client's header would be taken for
-        # another that a proxy set. Web servers drop these for the same reason.
-        if b"_" in name:
-            continue
-        key = _environ_name(name.decode("latin-1"))
-        same = values.setdefault(key, [])
-        if limit and len(same) >= limit:
-            raise _TooManyHeadersError(f"More than {limit} headers for {key}.")
-        same.append(value.decode("latin-1"))
-    return {key: _separator(key).join(same) for key, same in values.items()}
-
-
-def _environ_name(header: str) -> str:
-    name = header.upper().replace("-", "_")
-    return name if name in ("CONTENT_LENGTH", "CONTENT_TYPE") else f"HTTP_{name}"
-
-
-def _separator(key: str) -> str:
-    # HTTP/2 and HTTP/3 clients may split a cookie header (RFC 9113, 8.2.3); all others are lists.
-    return "; " if key == "HTTP_COOKIE" else ","
-
-
-def _response_start(status: str, response_headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    return {
-        "type": "http.response.start",
-        "status": int(status.partition(" ")[0]),
-        "headers": [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in response_headers
-        ],
-    }
-
-
-def _content_length(response_headers: Iterable[tuple[str, str]]) -> int | None:
-    length = None
-    for name, value in response_headers:
-        if name.lower() == "content-length":
-            length = int(value)
-    return length

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, NoReturn
 
 import pytest
+import uvloop
 
 from django_asyncbridge.bridge import _mirror, _state
 from django_asyncbridge.bridge.sync import (
@@ -148,10 +149,92 @@ def test_call_in_a_function_of_async_code_runs_on_the_loop_that_waits_for_it() -
     asyncio.run(main())
 
 
-def test_call_in_a_thread_that_no_loop_waits_for_runs_on_a_loop_of_its_own() -> None:
+def test_call_in_a_thread_that_no_loop_waits_for_runs_there_on_its_own_loop() -> None:
     loop, ident = async_to_sync(where)()
-    assert loop.is_closed()
-    assert ident != threading.get_ident()
+    assert not loop.is_closed()
+    assert ident == threading.get_ident()
+    assert async_to_sync(where)() == (loop, ident)
+
+
+def test_call_with_force_new_loop_runs_on_a_loop_that_is_closed_at_the_end() -> None:
+    kept = async_to_sync(where)()[0]
+    loops = [async_to_sync(where, force_new_loop=True)()[0] for _ in range(2)]
+    assert kept not in loops
+    assert loops[0] is not loops[1]
+    assert [loop.is_closed() for loop in (*loops, kept)] == [True, True, False]
+
+
+def test_call_with_a_loop_factory_runs_on_a_loop_made_by_it() -> None:
+    on_uvloop = AsyncToSync(where, loop_factory=uvloop.new_event_loop)
+    loop, ident = on_uvloop()
+    assert type(loop) is uvloop.Loop
+    assert ident == threading.get_ident()
+    assert on_uvloop()[0] is loop
+    assert async_to_sync(where)()[0] is not loop
+    forced = AsyncToSync(where, True, loop_factory=uvloop.new_event_loop)()[0]
+    assert type(forced) is uvloop.Loop
+    assert forced is not loop
+    assert forced.is_closed()
+
+
+def test_call_with_a_loop_factory_below_a_loop_runs_on_that_one() -> None:
+    async def main() -> None:
+        function = AsyncToSync(where, loop_factory=uvloop.new_event_loop)
+        assert await sync_to_async(function)() == await where()
+
+    asyncio.run(main())
+
+
+# --- With a limit ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [None, 0, 60])
+def test_call_that_ends_in_time_returns_what_its_coroutine_does(seconds: float | None) -> None:
+    async def at_once() -> str:
+        return "result"
+
+    assert AsyncToSync(at_once, timeout=seconds)() == "result"
+
+
+def test_call_that_takes_too_long_is_cancelled_and_raises_when_it_has_cleaned_up() -> None:
+    log: list[object] = []
+
+    async def wait_for_ever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.append(await sync_to_async(threading.get_ident)())
+
+    with pytest.raises(TimeoutError, match=r"wait_for_ever did not end within 0\.01 s") as caught:
+        AsyncToSync(wait_for_ever, timeout=0.01)()
+    assert log == [threading.get_ident()]
+    assert type(caught.value.__cause__) is TimeoutError
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_call_with_a_limit_raises_a_timeout_error_of_the_coroutine_as_it_is(handled: bool) -> None:
+    error = TimeoutError("the peer's")
+
+    async def fail() -> NoReturn:
+        raise error
+
+    def call() -> None:
+        with pytest.raises(TimeoutError) as caught:
+            AsyncToSync(fail, timeout=60)()
+        assert caught.value is error
+
+    try:
+        if handled:
+            raise LookupError
+    except LookupError:
+        call()
+    else:
+        call()
+
+
+def test_call_with_a_negative_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not be negative.*-1"):
+        AsyncToSync(where, timeout=-1)
 
 
 def test_call_in_a_thread_that_runs_a_loop_raises_and_calls_nothing() -> None:
@@ -208,7 +291,7 @@ def test_call_raises_what_the_coroutine_raised_and_keeps_what_it_set() -> None:
         with pytest.raises(ValueError, match="x"):
             async_to_sync(fail)()
         assert variable.get() == "set before it failed"
-        assert _state.waiting_executor() is None
+        assert _state.current_executor.get() is None
 
     contextvars.Context().run(body)
 
@@ -225,7 +308,7 @@ def test_call_whose_function_makes_nothing_to_await_raises_and_puts_everything_b
 
     with pytest.raises(ValueError if function_fails else TypeError):
         async_to_sync(function)()
-    assert _state.waiting_executor() is None
+    assert _state.current_executor.get() is None
 
 
 def test_call_awaits_what_is_no_coroutine() -> None:

@@ -64,6 +64,22 @@ def test_run_until_future_runs_what_was_submitted_in_this_thread_in_order() -> N
     assert log == [("first", threading.get_ident()), ("second", threading.get_ident())]
 
 
+def test_wait_that_nobody_watches_goes_on_when_nothing_comes_in_time() -> None:
+    executor = CurrentThreadExecutor(None)
+    waits: list[float | None] = []
+
+    class Late(SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            waits.append(timeout)
+            if len(waits) > 1:
+                executor._close()
+            return super().get(block, timeout)
+
+    executor._queue = Late()
+    executor._serve(lambda: True, watch_seconds=0.0)
+    assert waits == [0.0, 0.0]
+
+
 def test_run_until_future_runs_what_was_accepted_before_the_future_was_done() -> None:
     executor = CurrentThreadExecutor(None)
     call = submit(executor, lambda: "result")
@@ -134,7 +150,7 @@ def test_run_until_future_again_after_an_interruption_goes_on() -> None:
 
     for _ in range(2):
         with pytest.raises(Interrupted):
-            executor._run_until(future, interrupt)
+            executor._serve(future.done, interrupt, 0.0)
     call = submit(executor, lambda: "result")
     future.set_result(None)
     executor.run_until_future(future)
@@ -175,6 +191,7 @@ def test_run_until_future_after_an_interrupted_one_is_not_ended_by_what_that_lef
         looks.append(len(looks))
         if len(looks) == 3:
             second.set_result(None)
+            executor._close()
         return 0.0
 
     executor = CurrentThreadExecutor(None)
@@ -183,10 +200,11 @@ def test_run_until_future_after_an_interrupted_one_is_not_ended_by_what_that_lef
     looks: list[int] = []
     for _ in range(2):
         with pytest.raises(Interrupted):
-            executor._run_until(first, interrupt)
+            executor._serve(first.done, interrupt, 0.0)
+        executor._close()
     first.set_result(None)
     executor.run_until_future(first)
-    executor._run_until(second, watch)
+    executor._serve(second.done, watch, 0.0)
     assert looks == [0, 1, 2]
 
 
@@ -208,9 +226,10 @@ def test_watch_is_called_until_the_future_is_done() -> None:
         looks.append(len(looks))
         if len(looks) == 3:
             future.set_result(None)
+            executor._close()
         return 0.0
 
-    executor._run_until(future, watch)
+    executor._serve(future.done, watch, 0.0)
     assert looks == [0, 1, 2]
 
 
@@ -250,7 +269,7 @@ def test_submit_while_the_executor_is_closing_goes_around_it() -> None:
         executor._lock = lock
         executor._close()
 
-    executor._lock = cast("threading.Lock", HookedLock(lock, close))
+    executor._lock = cast("threading.RLock", HookedLock(lock, close))
     call = submit(executor, lambda: "result")
     executor.run_until_future(done())
     assert not call.done()

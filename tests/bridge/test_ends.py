@@ -39,9 +39,10 @@ def test_call_cancelled_after_it_failed_and_before_the_task_could_look_tells_of_
     tasks: list[asyncio.Task[Any]] = []
     complete = Call._complete
 
-    def complete_and_cancel(call: Call, result: object, error: BaseException | None) -> None:
-        complete(call, result, error)
+    def cancel_and_complete(call: Call) -> None:
+        assert not call.done()
         tasks[0].cancel()
+        complete(call)
 
     def fail() -> None:
         raise ValueError("expected")
@@ -50,7 +51,7 @@ def test_call_cancelled_after_it_failed_and_before_the_task_could_look_tells_of_
         tasks.append(asyncio.create_task(sync_to_async(fail)()))
         await asyncio.wait(tasks)
 
-    monkeypatch.setattr(Call, "_complete", complete_and_cancel)
+    monkeypatch.setattr(Call, "_complete", cancel_and_complete)
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())
     assert tasks[0].cancelled()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from django_asyncbridge.bridge import local as module
+from django_asyncbridge.bridge import _namespaces
 from django_asyncbridge.bridge.local import Local
 from django_asyncbridge.bridge.sync import async_to_sync, sync_to_async
 from tests.bridge import Tracked, without_gc
@@ -162,22 +162,24 @@ def test_local_crosses_the_bridge_both_ways_unless_it_is_thread_critical(
     assert asyncio.run(main()) == (["async", "sync"] if crossed else ["nothing", "async"])
 
 
-def test_thread_critical_local_in_a_copied_context_is_not_seen_by_another_thread() -> None:
+def test_thread_critical_local_in_a_copied_context_is_seen_by_its_own_loop_only() -> None:
     local = Local(thread_critical=True)
 
     async def main() -> contextvars.Context:
         local.name = "value"
         return contextvars.copy_context()
 
-    context = asyncio.run(main())
+    with asyncio.Runner() as runner:
+        context = runner.run(main())
 
-    def other_thread() -> object:
-        return context.run(asyncio.run, aseen(local))
+        def other_thread() -> object:
+            return context.run(asyncio.run, aseen(local))
 
-    assert run_in_thread(other_thread) == "nothing"
-    # In the first thread and that context it is still there, if a loop runs.
-    assert context.run(asyncio.run, aseen(local)) == "value"
-    assert context.run(seen, local) == "nothing"
+        assert run_in_thread(other_thread) == "nothing"
+        assert context.run(seen, local) == "nothing"
+        assert context.run(asyncio.run, aseen(local)) == "nothing"
+        # In that context it is still there, if the loop runs.
+        assert runner.run(aseen(local), context=context) == "value"
 
 
 def test_thread_critical_local_of_two_loops_in_one_thread_follows_the_context() -> None:
@@ -232,7 +234,7 @@ def in_inheriting_thread(function: Callable[[], Any]) -> Any:
 
 @pytest.fixture
 def threads_inherit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_THREADS_INHERIT_CONTEXT", True)
+    monkeypatch.setattr(_namespaces, "_THREADS_INHERIT_CONTEXT", True)
 
 
 @pytest.mark.usefixtures("threads_inherit")

@@ -5,12 +5,12 @@ import contextvars
 import weakref
 from collections.abc import Callable
 from contextvars import Context, ContextVar
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import pytest
 
 from django_asyncbridge.bridge import _mirror
-from django_asyncbridge.bridge._mirror import Passage, on_arrival, restore_context
+from django_asyncbridge.bridge._mirror import Passage, carry_back, on_arrival, restore_context
 from tests.bridge import Tracked, without_gc
 
 R = TypeVar("R")
@@ -22,15 +22,19 @@ second: ContextVar[Any] = ContextVar("second")
 class Crossing:
     """One crossing of the current task, its steps taken one by one."""
 
-    def __init__(self, given: Context | None = None) -> None:
-        self.passage = Passage(asyncio.current_task(), given)
+    def __init__(self, given: Context | None = None, hold: object = None) -> None:
+        self.task = asyncio.current_task()
+        self.passage = Passage(self.task, given, hold)
+        self.ran = False
 
     def run(self, function: Callable[..., R], *args: Any) -> R:
         """Do the worker's part."""
-        return self.passage.run(lambda: function(*args))
+        self.ran = True
+        result: R = self.passage.run(lambda: function(*args))
+        return result
 
     def back(self) -> None:
-        self.passage.back()
+        self.passage.back(self.task, self.ran)
 
 
 def cross(function: Callable[..., R], *args: Any) -> R:
@@ -117,6 +121,28 @@ def test_passage_compares_by_identity_and_asks_values_nothing() -> None:
         assert first.get() is new
 
 
+def test_passage_that_sets_one_variable_and_unsets_another_asks_values_nothing() -> None:
+    """The values are the same objects as before, in the same order, but of other variables."""
+
+    class Hostile:
+        __hash__ = None  # type: ignore[assignment]  # nothing may be asked of it
+
+        def __eq__(self, other: object) -> NoReturn:
+            raise AssertionError("compared")
+
+    values = [Hostile(), Hostile()]
+    # The order in which a context lists its variables is that of their hashes, which cannot be chosen.
+    for _ in range(20_000):
+        kept, unset, new = (ContextVar[Any](name) for name in ("kept", "unset", "new"))
+        for order in (values, values[::-1]):
+            old, changed = Context(), Context()
+            old.run(kept.set, values[0])
+            old.run(unset.set, values[1])
+            changed.run(kept.set, order[0])
+            changed.run(new.set, order[1])
+            assert _mirror._changes(old, changed).unset == [unset]
+
+
 def test_passage_carries_back_a_value_that_is_equal_but_another_object() -> None:
     @in_task
     def task() -> None:
@@ -167,6 +193,39 @@ def test_passage_into_a_context_in_use_says_how_to_give_each_call_its_own() -> N
             given.run(Crossing(given).run, print)
 
 
+def test_passage_into_a_context_given_lets_a_runtime_error_of_the_function_through() -> None:
+    def fail() -> NoReturn:
+        raise RuntimeError("of the function")
+
+    @in_task
+    def task() -> None:
+        with pytest.raises(RuntimeError, match="of the function"):
+            Crossing(Context()).run(fail)
+
+
+def test_twin_whose_context_has_gone_is_not_kept() -> None:
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        context = Context()
+        twin = _mirror._Twin(weakref.ref(context), task, {})
+        del context
+        twin.keep()
+        assert _mirror._twins.get() == ()
+
+    asyncio.run(main())
+
+
+def test_twin_whose_task_has_gone_is_nobodys() -> None:
+    @in_context_of_its_own
+    def no_task() -> None:
+        context = Context()
+        twin = _mirror._Twin(weakref.ref(context), cast("asyncio.Task[Any]", Tracked()), {})
+        twin.keep()
+        assert _mirror._twins.get() == (twin,)
+        assert twin.owner() is None
+
+
 def test_passage_without_a_task_carries_values_both_ways() -> None:
     """As for a coroutine that is stepped by hand, or in a callback of the loop."""
 
@@ -175,7 +234,7 @@ def test_passage_without_a_task_carries_values_both_ways() -> None:
         token_free = Passage(None, None)
         first.set("changed meanwhile")
         token_free.run(lambda: second.set("new"))
-        token_free.back()
+        token_free.back(None, ran=True)
         assert (first.get(), second.get()) == ("changed meanwhile", "new")
 
 
@@ -194,7 +253,6 @@ def test_passage_once_back_holds_no_variable_and_no_task() -> None:
             first.reset(token)
             del tracked, token
             assert alive() is None
-        assert crossing.passage._task is None
 
 
 # --- Tokens ----------------------------------------------------------------------
@@ -321,7 +379,7 @@ def test_token_of_a_task_that_has_ended_is_no_good_where_no_task_runs() -> None:
         passage = Passage(None, None)
         with pytest.raises(ValueError, match="different Context"):
             passage.run(lambda: first.reset(token))
-        passage.back()
+        passage.back(None, ran=True)
 
     token, context = kept
     context.run(no_task)
@@ -386,6 +444,42 @@ def test_token_is_of_no_use_when_the_task_has_moved_to_another_context() -> None
         assert first.get() == "set"
 
 
+# --- The mark of a held thread ---------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_mark_is_seen_by_the_function_only_whatever_way_its_context_is_made(
+    kept: bool, hooked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_mirror, "_arrival_hook", (lambda: None) if hooked else None)
+
+    def function() -> object:
+        second.set("new")
+        return _mirror.mark.get(None)
+
+    @in_task
+    def task() -> None:
+        token = cross(first.set, "set") if kept else None
+        crossing = Crossing(None, "the hold")
+        assert crossing.run(function) == "the hold"
+        crossing.back()
+        assert second.get() == "new"
+        assert _mirror.mark not in contextvars.copy_context()
+        assert cross(_mirror.mark.get, None) is None
+        del token
+
+
+def test_mark_in_a_given_context_is_gone_after_the_call() -> None:
+    @in_task
+    def task() -> None:
+        given = Context()
+        crossing = Crossing(given, "the hold")
+        assert crossing.run(_mirror.mark.get) == "the hold"
+        crossing.back()
+        assert _mirror.mark not in given
+
+
 # --- Arrivals --------------------------------------------------------------------
 
 
@@ -395,6 +489,7 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     seen: list[object] = []
     # What Django's app may have put there comes back after the test.
     monkeypatch.setattr(_mirror, "_arrival_hook", None)
+    monkeypatch.setattr(_mirror, "_concerns", None)
     on_arrival(lambda: seen.append(first.get(None)))
     return seen
 
@@ -423,6 +518,77 @@ def test_arrival_hook_that_is_taken_out_is_not_called(arrivals: list[object]) ->
     assert arrivals == []
 
 
+def test_arrival_hook_is_not_called_in_the_task_when_nothing_has_changed(
+    arrivals: list[object],
+) -> None:
+    @in_task
+    def task() -> None:
+        first.set("before")
+        cross(lambda: None)
+        assert arrivals == ["before"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_arrival_hook_changes_values_for_the_function_only(
+    kept: bool, monkeypatch: pytest.MonkeyPatch, arrivals: list[object]
+) -> None:
+    """What it sets in the worker's thread is not carried back; what the function sets beside it is."""
+    in_worker = False
+
+    def hook() -> None:
+        if in_worker:
+            first.set("for the worker")
+
+    def function() -> object:
+        second.set("new")
+        return first.get()
+
+    on_arrival(hook)
+
+    @in_task
+    def task() -> None:
+        nonlocal in_worker
+        first.set("the task's")
+        token = cross(second.set, "kept") if kept else None
+        in_worker = True
+        crossing = Crossing()
+        assert crossing.run(function) == "for the worker"
+        in_worker = False
+        crossing.back()
+        assert (first.get(), second.get()) == ("the task's", "new")
+        del token
+
+    assert arrivals == []
+
+
+def test_arrival_hook_is_not_called_in_the_worker_with_values_that_do_not_concern_it(
+    arrivals: list[object],
+) -> None:
+    on_arrival(lambda: arrivals.append(first.get(None)), lambda context: first in context)
+
+    @in_task
+    def task() -> None:
+        cross(lambda: None)
+        cross(second.set, "set")
+        assert arrivals == [None]
+        first.set("before")
+        cross(lambda: None)
+        assert arrivals == [None, "before"]
+
+
+def test_arrival_hook_lets_an_error_of_the_function_through(arrivals: list[object]) -> None:
+    def fail() -> NoReturn:
+        second.set("set before it failed")
+        raise RuntimeError("of the function")
+
+    @in_task
+    def task() -> None:
+        with pytest.raises(RuntimeError, match="of the function"):
+            cross(fail)
+        assert second.get() == "set before it failed"
+        assert arrivals == [None, None]
+
+
 # --- restore_context -------------------------------------------------------------
 
 
@@ -435,3 +601,18 @@ def test_restore_context_sets_what_differs_and_leaves_what_only_the_current_one_
         second.set("only here")
         restore_context(other)
         assert (first.get(), second.get()) == ("new", "only here")
+
+
+# --- carry_back ------------------------------------------------------------------
+
+
+def test_carry_back_sets_what_has_changed_but_for_the_variable_left_out() -> None:
+    @in_context_of_its_own
+    def test() -> None:
+        before = contextvars.copy_context()
+        after = before.copy()
+        after.run(first.set, "of the coroutine")
+        after.run(second.set, "left out")
+        carry_back(before, after, second)
+        assert first.get() == "of the coroutine"
+        assert second.get(None) is None

@@ -1,54 +1,167 @@
-"""A loop for one coroutine: its thread, what is left behind in it, and every way in which it cannot start."""
+"""`OwnLoop`: in which thread it runs, when it moves, what may interrupt it, and in which state it is left."""
 
 import asyncio
 import contextlib
 import contextvars
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, NoReturn
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from queue import Empty
+from types import SimpleNamespace
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
+import uvloop
 
 from django_asyncbridge.bridge import _own_loop, _state
-from django_asyncbridge.bridge._run import Run
-from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor
-from django_asyncbridge.bridge.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
-from tests.bridge import ManualExecutor, wait
-from tests.support import run_child, run_in_thread
+from django_asyncbridge.bridge._own_loop import LoopFactory, OwnLoop
+from django_asyncbridge.bridge._work import Work, WorkExecutor
+from django_asyncbridge.bridge.current_thread_executor import (
+    CurrentThreadExecutor,
+    _ForkedError,
+    _hosted,
+)
+from django_asyncbridge.bridge.sync import (
+    AsyncSingleThreadContext,
+    AsyncToSync,
+    async_to_sync,
+    sync_to_async,
+)
+from tests.support import run_in_thread
 
 get_ident = sync_to_async(threading.get_ident)
+each_factory = pytest.mark.parametrize("factory", [None, uvloop.new_event_loop])
 
 
-async def current() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
-    return asyncio.get_running_loop(), threading.current_thread()
+class Place(NamedTuple):
+    """Where a coroutine is."""
+
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
 
 
-@pytest.fixture
-def broken_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no thread start any more, as at the interpreter's exit."""
-
-    def refuse(thread: threading.Thread) -> NoReturn:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+async def here() -> Place:
+    return Place(asyncio.get_running_loop(), threading.current_thread())
 
 
-# --- The thread and its loop -----------------------------------------------------
+async def moved() -> Place:
+    """Be where a coroutine is after thread-sensitive work."""
+    await get_ident()
+    return await here()
 
 
-def test_own_loop_after_the_call_is_closed_and_its_thread_has_ended() -> None:
-    loop, thread = async_to_sync(current)()
-    assert loop.is_closed()
-    assert not thread.is_alive()
-    assert thread.name.startswith("asyncbridge-loop-")
+async def stay() -> Place:
+    """Be where a coroutine is without thread-sensitive work."""
+    await asyncio.sleep(0)
+    return await here()
+
+
+#: What a coroutine does first, so that its loop runs here or in a worker.
+WAYS: dict[str, Callable[[], Coroutine[Any, Any, Place]]] = {"here": stay, "in_worker": moved}
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+kept_place = async_to_sync(here)
+
+
+def assert_in_order() -> None:
+    """Check that nothing of an earlier call is left in this thread, and that the next one works."""
+    assert _hosted.host is None
+    assert asyncio._get_running_loop() is None
+    assert _state.current_executor.get() is None
+    loop, thread = kept_place()
+    assert thread is threading.current_thread()
     assert loop not in _state.loop_thread_executors
+    assert async_to_sync(moved)().loop is loop
+    assert asyncio.all_tasks(loop) == set()
 
 
-def test_own_loop_of_two_calls_is_a_new_one_each_time() -> None:
-    first, second = async_to_sync(current)(), async_to_sync(current)()
-    assert first[0] is not second[0]
-    assert first[1].name != second[1].name
+@pytest.fixture(autouse=True)
+def in_order() -> Iterator[None]:
+    yield
+    assert_in_order()
+
+
+class Executor(WorkExecutor):
+    """Stands for the workers of loops; the test says what becomes of what is posted."""
+
+    def __init__(self, post: Callable[[Work], object]) -> None:
+        self._post = post
+
+    def post(self, work: Work) -> None:
+        self._post(work)
+
+
+@contextlib.contextmanager
+def broken_threads() -> Iterator[None]:
+    """Have no thread start for an event loop any more, as at the interpreter's exit."""
+    refusing = Executor(lambda work: work.drop(RuntimeError("can't start new thread")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_state, "loop_workers", refusing)
+        yield
+
+
+# --- The thread ------------------------------------------------------------------
+
+
+@each_factory
+def test_own_loop_that_needs_nothing_of_the_calling_thread_runs_in_it_and_nowhere_else(
+    factory: LoopFactory | None,
+) -> None:
+    lent = _state.loop_workers.statistics().lent
+    assert AsyncToSync(stay, loop_factory=factory)().thread is threading.current_thread()
+    assert _state.loop_workers.statistics().lent == lent
+
+
+@each_factory
+def test_own_loop_moves_to_a_worker_when_the_calling_thread_is_needed(
+    factory: LoopFactory | None,
+) -> None:
+    places: list[Place] = []
+
+    def function() -> None:
+        places.append(Place(places[0].loop, threading.current_thread()))
+
+    async def main() -> None:
+        places.append(await here())
+        await sync_to_async(function)()
+        places.append(await here())
+        await sync_to_async(function)()
+        places.append(await here())
+
+    AsyncToSync(main, loop_factory=factory)()
+    assert {place.loop for place in places} == {places[0].loop}
+    caller, worker = threading.current_thread(), places[2].thread
+    assert [place.thread for place in places] == [caller, caller, worker, caller, worker]
+    assert worker.name.startswith("asyncbridge-loop-")
+
+
+@each_factory
+def test_own_loop_after_a_move_begins_the_next_call_here_again(
+    factory: LoopFactory | None,
+) -> None:
+    first = AsyncToSync(moved, loop_factory=factory)()
+    second = AsyncToSync(here, loop_factory=factory)()
+    assert second == (first.loop, threading.current_thread())
+
+
+def test_own_loop_gives_its_worker_back_before_the_call_returns() -> None:
+    first, second = async_to_sync(moved)(), async_to_sync(moved)()
+    assert first.thread is second.thread
+    statistics = _state.loop_workers.statistics()
+    assert statistics.idle == statistics.workers
+
+
+def test_own_loop_that_is_asked_to_move_twice_in_one_turn_serves_both_in_order() -> None:
+    order: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        def function(number: int) -> None:
+            order.append((number, threading.get_ident()))
+
+        await asyncio.gather(*(sync_to_async(function)(number) for number in range(3)))
+
+    async_to_sync(main)()
+    assert order == [(number, threading.get_ident()) for number in range(3)]
 
 
 def test_own_loop_serves_the_calling_thread_for_tasks_that_have_no_context_of_the_caller() -> None:
@@ -59,402 +172,573 @@ def test_own_loop_serves_the_calling_thread_for_tasks_that_have_no_context_of_th
     assert async_to_sync(main)() == threading.get_ident()
 
 
-def test_own_loop_closes_what_the_coroutine_left_behind_before_the_call_returns() -> None:
+def test_own_loop_moves_for_a_task_that_is_cancelled_after_the_coroutine_has_ended() -> None:
     log: list[object] = []
 
     async def leftover() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            # What is cancelled may need the calling thread, which still serves it.
             log.append(await get_ident())
-
-    async def generator() -> AsyncIterator[int]:
-        try:
-            yield 1
-        finally:
-            log.append(await get_ident())
+            log.append((await here()).thread.name.rpartition("-")[0])
 
     async def main() -> object:
-        kept = asyncio.create_task(leftover()), generator()
-        await anext(kept[1])
-        log.append("ended")
-        return kept
+        task = asyncio.create_task(leftover())
+        await asyncio.sleep(0)
+        log.append((await here()).thread)
+        return task
 
     kept = async_to_sync(main)()
-    assert log == ["ended", threading.get_ident(), threading.get_ident()]
+    assert log == [threading.current_thread(), threading.get_ident(), "asyncbridge-loop"]
     del kept
 
 
-def test_own_loop_that_a_task_ends_with_system_exit_raises_it_in_the_calling_thread() -> None:
-    cancelled = threading.Event()
+def test_own_loop_of_a_call_below_one_is_the_same_one_in_the_worker() -> None:
+    async def main() -> tuple[Place, Place]:
+        return await sync_to_async(kept_place)(), await here()
+
+    inner, outer = async_to_sync(main)()
+    assert inner == outer
+    assert inner.thread is not threading.current_thread()
+
+
+@each_way
+def test_own_loop_forced_below_one_runs_in_the_calling_thread_and_may_move_as_well(
+    way: Callable[[], Coroutine[Any, Any, Place]],
+) -> None:
+    async def inner() -> tuple[Place, int]:
+        await way()
+        return await here(), await get_ident()
+
+    async def main() -> tuple[tuple[Place, int], Place]:
+        forced = async_to_sync(inner, force_new_loop=True)
+        return await sync_to_async(forced)(), await here()
+
+    (place, ident), outer = async_to_sync(main)()
+    assert place.loop is not outer.loop
+    assert place.loop.is_closed()
+    assert (place.thread is threading.current_thread()) == (way is stay)
+    assert place.thread is not outer.thread
+    assert ident == threading.get_ident()
+
+
+def test_own_loop_of_a_thread_below_one_is_kept_for_that_thread() -> None:
+    async def main() -> tuple[Place, Place]:
+        return await asyncio.to_thread(kept_place), await here()
+
+    inner, outer = async_to_sync(main)()
+    assert inner.loop is not outer.loop
+    assert inner.thread is not outer.thread
+    assert outer.thread is threading.current_thread()
+
+
+def test_own_loop_in_a_coroutine_blocked_by_a_call_refuses_it_and_goes_on() -> None:
+    async def main() -> Place:
+        with pytest.raises(RuntimeError, match="just await"):
+            kept_place()
+        return await moved()
+
+    assert async_to_sync(main)().thread is not threading.current_thread()
+
+
+# --- What a coroutine changes about it -------------------------------------------
+
+
+def lazily(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Task[Any]":
+    return asyncio.Task(coroutine, loop=loop, **options)
+
+
+def settings(loop: asyncio.AbstractEventLoop) -> tuple[object, object, bool]:
+    return loop.get_task_factory(), loop.get_exception_handler(), loop.get_debug()
+
+
+@each_way
+@each_factory
+@pytest.mark.parametrize("fails", [False, True])
+def test_own_loop_settings_changed_in_one_call_do_not_reach_the_next(
+    factory: LoopFactory | None, way: Callable[[], Coroutine[Any, Any, Place]], fails: bool
+) -> None:
+    async def change() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lazily)
+        loop.set_exception_handler(lambda loop, complaint: None)
+        loop.set_debug(not loop.get_debug())
+        await way()
+        if fails:
+            raise LookupError
+
+    async def look() -> tuple[object, object, bool]:
+        return settings(asyncio.get_running_loop())
+
+    before = AsyncToSync(look, loop_factory=factory)()
+    with pytest.raises(LookupError) if fails else contextlib.nullcontext():
+        AsyncToSync(change, loop_factory=factory)()
+    assert AsyncToSync(look, loop_factory=factory)() == before
+
+
+def lazy_loop() -> asyncio.AbstractEventLoop:
+    """Make a loop with a task factory of its own."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(lazily)
+    return loop
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    """Make a loop whose tasks begin at once, in Python 3.12 and later."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    return loop
+
+
+def test_own_loop_settings_of_its_factory_stay() -> None:
+    async def change() -> object:
+        loop = asyncio.get_running_loop()
+        factory = loop.get_task_factory()
+        loop.set_task_factory(None)
+        return factory
+
+    change_on_it = AsyncToSync(change, loop_factory=lazy_loop)
+    assert [change_on_it(), change_on_it()] == [lazily, lazily]
+
+
+@each_way
+def test_own_loop_with_eager_tasks_runs_moves_and_is_used_again(
+    way: Callable[[], Coroutine[Any, Any, Place]],
+) -> None:
+    async def main() -> Place:
+        await asyncio.create_task(way())
+        return await way()
+
+    run = AsyncToSync(main, loop_factory=eager_loop)
+    assert run() == run()
+
+
+# --- Stopped by others -----------------------------------------------------------
+
+
+@each_way
+@each_factory
+@pytest.mark.parametrize("times", [1, 2])
+def test_own_loop_that_the_coroutine_stops_runs_on_until_all_has_ended(
+    factory: LoopFactory | None, way: Callable[[], Coroutine[Any, Any, Place]], times: int
+) -> None:
+    """Nothing waits for its stop; the coroutine would never end (P4)."""
+
+    async def main() -> list[Place]:
+        places = [await way()]
+        for _ in range(3):
+            for _ in range(times):
+                asyncio.get_running_loop().stop()
+            await asyncio.sleep(0.001)
+            places.append(await way())
+        return places
+
+    for _ in range(2):
+        places = AsyncToSync(main, loop_factory=factory)()
+        assert set(places) == {places[0]}
+
+
+@each_way
+@each_factory
+def test_own_loop_that_the_coroutine_stops_last_is_not_stopped_in_the_next_call(
+    factory: LoopFactory | None, way: Callable[[], Coroutine[Any, Any, Place]]
+) -> None:
+    async def main() -> None:
+        await way()
+        asyncio.get_running_loop().stop()
+
+    AsyncToSync(main, loop_factory=factory)()
+    assert AsyncToSync(stay, loop_factory=factory)().thread is threading.current_thread()
+    assert AsyncToSync(moved, loop_factory=factory)().thread is not threading.current_thread()
+
+
+@each_way
+@each_factory
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_own_loop_that_a_task_ends_with_its_exit_raises_it_in_the_calling_thread(
+    factory: LoopFactory | None,
+    way: Callable[[], Coroutine[Any, Any, Place]],
+    error: BaseException,
+) -> None:
+    log: list[str] = []
 
     async def leave() -> NoReturn:
-        raise SystemExit(3)
+        raise error
 
     async def main() -> None:
+        await way()
         task = asyncio.create_task(leave())
         try:
             await asyncio.Event().wait()
         finally:
             # Retrieved here; the task itself has told nobody else.
-            task.exception()
-            cancelled.set()
+            assert task.exception() is error
+            await get_ident()
+            log.append("cleaned up")
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(type(error)) as caught:
+        AsyncToSync(main, loop_factory=factory)()
+    assert caught.value is error
+    assert log == ["cleaned up"]
+
+
+@each_way
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_own_loop_whose_coroutine_raises_an_exit_raises_it_in_the_calling_thread(
+    way: Callable[[], Coroutine[Any, Any, Place]], error: BaseException
+) -> None:
+    async def main() -> NoReturn:
+        await way()
+        raise error
+
+    with pytest.raises(type(error)) as caught:
         async_to_sync(main)()
-    assert cancelled.is_set()
+    assert caught.value is error
 
 
-def test_own_loop_whose_task_is_cancelled_before_its_first_step_raises_cancelled_error() -> None:
-    """As when a signal handler's interruption comes just after the start."""
+# --- No task, no thread ----------------------------------------------------------
 
-    def cancel_first(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> Any:
-        task = asyncio.Task(coroutine, loop=loop, **kwargs)
+
+def cancelling_loop() -> asyncio.AbstractEventLoop:
+    """Make a loop whose tasks are cancelled before their first step."""
+
+    def cancel_first(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        task = lazily(loop, coroutine, **options)
         task.cancel()
-        loop.set_task_factory(None)
         return task
 
-    def new_loop() -> asyncio.AbstractEventLoop:
-        loop = asyncio.SelectorEventLoop()
-        loop.set_task_factory(cancel_first)
-        return loop
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncio.events, "new_event_loop", new_loop)
-        patch.setattr(asyncio, "new_event_loop", new_loop)
-        with pytest.raises(asyncio.CancelledError):
-            async_to_sync(current)()
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(cancel_first)
+    return loop
 
 
-# --- What cannot start -----------------------------------------------------------
+def refusing_loop() -> asyncio.AbstractEventLoop:
+    """Make a loop that makes no tasks."""
+
+    def refuse(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(refuse)
+    return loop
 
 
-@pytest.mark.usefixtures("broken_threads")
-def test_own_loop_without_a_thread_runs_in_the_calling_thread() -> None:
-    assert async_to_sync(current)()[1] is threading.current_thread()
+def never_awaited(recwarn: pytest.WarningsRecorder) -> list[str]:
+    """Return what Python said of coroutines; the collector may find other tests' garbage as well."""
+    return [str(one.message) for one in recwarn if issubclass(one.category, RuntimeWarning)]
 
 
-@pytest.mark.usefixtures("broken_threads")
-def test_own_loop_without_a_thread_refuses_work_for_the_calling_thread() -> None:
-    with pytest.raises(RuntimeError, match="submitted from that thread itself"):
-        async_to_sync(get_ident)()
-
-
-def test_own_loop_without_a_thread_leaves_the_threads_event_loop_as_it_was(
-    broken_threads: None,
+@pytest.mark.parametrize(
+    ("factory", "error"),
+    [(cancelling_loop, asyncio.CancelledError), (refusing_loop, KeyboardInterrupt)],
+)
+def test_own_loop_whose_task_never_begins_raises_why_and_leaves_no_coroutine_behind(
+    factory: LoopFactory, error: type[BaseException], recwarn: pytest.WarningsRecorder
 ) -> None:
-    """P2: who has set an event loop for the thread finds it there after the call."""
-    before = asyncio.new_event_loop()
-    asyncio.set_event_loop(before)
-    try:
-        async_to_sync(current)()
-        assert asyncio.get_event_loop() is before
-    finally:
-        asyncio.set_event_loop(None)
-        before.close()
+    """As when it is interrupted just before or just after the start."""
+    with pytest.raises(error):
+        AsyncToSync(here, loop_factory=factory)()
+    gc.collect()
+    assert never_awaited(recwarn) == []
 
 
-def fail_to_make_a_loop(patch: pytest.MonkeyPatch) -> None:
+def test_own_loop_that_cannot_be_made_raises_and_leaves_no_coroutine_behind(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     def fail() -> NoReturn:
         raise OSError("too many open files")
 
-    patch.setattr(asyncio.events, "new_event_loop", fail)
-    patch.setattr(asyncio, "new_event_loop", fail)
-
-
-def refuse_to_run(patch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> NoReturn:
-        raise OSError("the context's executor was shut down")
-
-    patch.setattr(_own_loop, "loop_worker_of", refuse)
-
-
-@pytest.mark.parametrize("breaks", [fail_to_make_a_loop, refuse_to_run])
-def test_own_loop_that_cannot_be_had_raises_and_leaves_no_coroutine_behind(
-    breaks: Callable[[pytest.MonkeyPatch], None], recwarn: pytest.WarningsRecorder
-) -> None:
-    """P4: the error is the only thing that is said; no coroutine is reported as never awaited."""
-    with AsyncSingleThreadContext(), pytest.MonkeyPatch.context() as patch:
-        breaks(patch)
-        with pytest.raises(OSError, match=r"too many|shut down"):
-            async_to_sync(current)()
+    with pytest.raises(OSError, match="too many"):
+        AsyncToSync(here, loop_factory=fail)()
     gc.collect()
-    assert recwarn.list == []
+    assert never_awaited(recwarn) == []
 
 
-class InterruptedStart:
-    """Runs coroutines that are interrupted while the thread for them starts."""
+def test_own_loop_without_a_worker_runs_what_does_without_the_calling_thread() -> None:
+    with broken_threads():
+        assert async_to_sync(stay)().thread is threading.current_thread()
 
-    def __init__(self) -> None:
-        self.began = threading.Event()
-        self.ended = threading.Event()
-        self.start = threading.Thread.start
+
+def test_own_loop_without_a_worker_refuses_work_for_the_calling_thread_and_goes_on() -> None:
+    async def main() -> Place:
+        both = await asyncio.gather(get_ident(), get_ident(), return_exceptions=True)
+        assert [str(error) for error in both] == ["can't start new thread"] * 2
+        with pytest.raises(RuntimeError, match=r"no thread .*\(can't start new thread\)"):
+            await get_ident()
+        return await stay()
+
+    with broken_threads():
+        loop, thread = async_to_sync(main)()
+    assert thread is threading.current_thread()
+    # It is tried again in the next call.
+    assert async_to_sync(moved)().loop is loop
+
+
+# --- Interruptions: wherever the calling thread is, as a signal handler's exception comes ----
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises in the calling thread."""
+
+
+class Victim:
+    """A coroutine that is interrupted at some point, and cleans up with the help of the calling thread."""
+
+    def __init__(self, way: Callable[[], Coroutine[Any, Any, Place]] = stay) -> None:
+        self.way = way
+        self.log: list[str] = []
+        self.in_the_loop: Callable[[], object] = lambda: None
 
     async def coroutine(self) -> None:
-        """Wait to be cancelled."""
-        self.began.set()
+        self.log.append("began")
         try:
-            await asyncio.wait_for(asyncio.Event().wait(), 1)
+            await self.way()
+            self.in_the_loop()
+            await asyncio.Event().wait()
         finally:
-            self.ended.set()
+            await get_ident()
+            self.log.append("cleaned up")
 
-    def run(self, before: Callable[[threading.Thread], object]) -> threading.Thread:
-        """Start one, interrupted after `before`; return its thread."""
-        threads: list[threading.Thread] = []
+    def call(self) -> None:
+        run_in_thread(async_to_sync(self.coroutine))
 
-        def start(thread: threading.Thread) -> NoReturn:
-            threads.append(thread)
-            before(thread)
-            raise KeyboardInterrupt
+
+def interrupting(
+    patch: pytest.MonkeyPatch, owner: type, name: str, when: str, times: int = 1
+) -> None:
+    """Interrupt the first calls of a method, before or after what it does."""
+    original = getattr(owner, name)
+    left = [Interrupted() for _ in range(times)]
+
+    def method(*args: Any) -> Any:
+        if left and when == "before":
+            raise left.pop()
+        result = original(*args)
+        if left:
+            raise left.pop()
+        return result
+
+    patch.setattr(owner, name, method)
+
+
+POOL = type(_state.loop_workers)
+STEPS = [
+    (OwnLoop, "_run_here", "before"),
+    (OwnLoop, "_run_here", "after"),
+    (OwnLoop, "_hand_to_worker", "before"),
+    (OwnLoop, "_hand_to_worker", "after"),
+    (POOL, "post", "before"),
+    (POOL, "post", "after"),
+    (CurrentThreadExecutor, "_serve", "before"),
+    (CurrentThreadExecutor, "_serve", "after"),
+]
+
+
+async def moved_and_returned() -> Place:
+    """Come to the end of the coroutine, where nothing waits any more."""
+    await get_ident()
+    raise LookupError
+
+
+@pytest.mark.parametrize(("owner", "name", "when"), STEPS)
+def test_own_loop_interrupted_at_a_step_raises_when_the_coroutine_has_cleaned_up(
+    owner: type, name: str, when: str
+) -> None:
+    """C32: the next step follows, whichever it is."""
+    victim = Victim(moved_and_returned if (name, when) == ("_serve", "after") else moved)
+
+    def call() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            interrupting(patch, owner, name, when)
+            async_to_sync(victim.coroutine)()
+
+    with pytest.raises(Interrupted):
+        run_in_thread(call)
+    assert victim.log == ["began", "cleaned up"]
+
+
+def test_own_loop_interrupted_before_its_task_begins_never_begins_it(
+    recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = Victim()
+    interrupting(monkeypatch, OwnLoop, "_begin", "before")
+    with pytest.raises(Interrupted):
+        victim.call()
+    monkeypatch.undo()
+    gc.collect()
+    assert never_awaited(recwarn) == []
+    assert victim.log == []
+
+
+@each_factory
+def test_own_loop_interrupted_in_its_innermost_raises_when_the_coroutine_has_cleaned_up(
+    factory: LoopFactory | None,
+) -> None:
+    """A signal handler's exception leaves the loop in the middle of a turn."""
+
+    def interrupt() -> NoReturn:
+        raise KeyboardInterrupt
+
+    victim = Victim()
+    victim.in_the_loop = lambda: asyncio.get_running_loop().call_soon(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_thread(AsyncToSync(victim.coroutine, loop_factory=factory))
+    assert victim.log == ["began", "cleaned up"]
+
+
+class Stubborn:
+    """A coroutine that is interrupted twice and does not end when it is cancelled, until it is released.
+
+    Args:
+        way: brings it to where it is interrupted.
+        options: for `AsyncToSync`.
+    """
+
+    def __init__(self, way: Callable[[], Coroutine[Any, Any, Place]], **options: Any) -> None:
+        self.way = way
+        self.call_it = AsyncToSync(self.coroutine, **options)
+        self.place: Place | None = None
+        self.began, self.released = threading.Event(), threading.Event()
+
+    async def coroutine(self) -> None:
+        """Be cancelled again and again."""
+        self.place = await self.way()
+        self.began.set()
+        while not self.released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.001)
+
+    def call(self) -> None:
+        """Call it and see it given up."""
+
+        def serve(executor: CurrentThreadExecutor, *args: Any) -> NoReturn:
+            while not self.began.wait(0.001):
+                with contextlib.suppress(Empty):
+                    work = executor._queue.get_nowait()
+                    assert work is not None
+                    work.run()
+                    work.deliver()
+            raise Interrupted
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(threading.Thread, "start", start)
-            with pytest.raises(KeyboardInterrupt):
-                async_to_sync(self.coroutine)()
-        return threads[0]
+            patch.setattr(CurrentThreadExecutor, "_serve", serve)
+            with pytest.raises(Interrupted):
+                self.call_it()
+
+    def release(self) -> None:
+        """Let it end, and wait until its worker is free again."""
+        self.released.set()
+        while _state.loop_workers.statistics().idle < _state.loop_workers.statistics().workers:
+            time.sleep(0.001)
 
 
-def test_own_loop_interrupted_while_its_thread_starts_cancels_the_coroutine() -> None:
-    """C32: `Thread.start` waits, so that is where a Ctrl-C just before the call takes effect."""
-    interrupted = InterruptedStart()
-    thread = interrupted.run(interrupted.start)
-    # It may have found the coroutine cancelled before it came to it, and be ending.
-    thread.join(0.5)
-    assert not thread.is_alive()
-    assert interrupted.began.is_set() == interrupted.ended.is_set()
-
-
-def test_own_loop_interrupted_after_its_coroutine_began_waits_for_the_end_of_it() -> None:
-    """The same, later: the new thread has already come to the coroutine."""
-
-    def start_and_wait(thread: threading.Thread) -> None:
-        interrupted.start(thread)
-        wait(interrupted.began)
-
-    interrupted = InterruptedStart()
-    thread = interrupted.run(start_and_wait)
-    assert interrupted.ended.is_set()
-    assert not thread.is_alive()
-
-
-def test_own_loop_interrupted_before_its_thread_started_has_the_coroutine_never_start(
-    recwarn: pytest.WarningsRecorder,
-) -> None:
-    interrupted = InterruptedStart()
-    thread = interrupted.run(lambda thread: None)
-    gc.collect()
-    assert recwarn.list == []
-    assert thread.ident is None
-    assert not interrupted.began.is_set()
-
-
-def test_own_loop_interrupted_before_its_thread_has_an_ident_does_not_leave_it_running(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The thread is under way, but not yet so far that anybody can see it."""
-    come = threading.Event()
-    start_run = Run.start
-
-    def start_and_tell(run: Run, loop: asyncio.AbstractEventLoop) -> None:
-        start_run(run, loop)
-        come.set()
-
-    def late_ident(thread: threading.Thread) -> None:
-        interrupted.start(thread)
-        wait(come)
-
-    interrupted = InterruptedStart()
-    monkeypatch.setattr(Run, "start", start_and_tell)
-    monkeypatch.setattr(threading.Thread, "ident", property(late_ident))
-    thread = interrupted.run(lambda thread: None)
-    thread.join(0.5)
-    assert not thread.is_alive()
-    assert interrupted.began.is_set() == interrupted.ended.is_set()
-
-
-class Interruptions:
-    """Has the calling thread interrupted in its wait, again and again, when the coroutine has begun."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, times: int) -> None:
-        self.times = times
-        self.began = threading.Event()
-        patch.setattr(CurrentThreadExecutor, "_run_until", self.run_until)
-
-    def run_until(self, *args: object) -> NoReturn:
-        wait(self.began)
-        self.times -= 1
-        # One more than there should be would wait for ever.
-        assert self.times >= 0
-        raise KeyboardInterrupt
-
-
-def test_own_loop_interrupted_twice_does_not_wait_for_the_coroutine_any_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """C32: as `Run.wait` says. The thread is a daemon, and does not keep the process."""
-    release = asyncio.Event()
-    loops: list[asyncio.AbstractEventLoop] = []
-    threads: list[threading.Thread] = []
-
-    async def stubborn() -> None:
-        loops.append(asyncio.get_running_loop())
-        threads.append(threading.current_thread())
-        interruptions.began.set()
-        while not release.is_set():
-            with contextlib.suppress(asyncio.CancelledError):
-                await release.wait()
-
-    def call() -> None:
-        with pytest.raises(KeyboardInterrupt):
-            async_to_sync(stubborn)()
-
-    interruptions = Interruptions(monkeypatch, 2)
+def test_own_loop_interrupted_twice_is_left_to_its_worker_which_closes_it() -> None:
+    """C32: a second Ctrl-C does not wait for the coroutine any more."""
+    stubborn = Stubborn(moved)
     try:
-        run_in_thread(call, timeout_seconds=3)
+        before = kept_place().loop
+        stubborn.call()
+        assert stubborn.place is not None
+        assert stubborn.place.loop is before
+        assert before.is_running()
+        # The next call does not meet it.
+        assert kept_place().loop is not before
     finally:
-        loops[0].call_soon_threadsafe(release.set)
-        threads[0].join(10)
-    assert threads[0].daemon
+        stubborn.release()
+    assert before.is_closed()
 
 
-def test_own_loop_interrupted_once_more_when_the_coroutine_has_ended_does_not_wait_again(
+def test_own_loop_made_for_one_call_interrupted_twice_is_left_to_its_worker() -> None:
+    stubborn = Stubborn(moved, force_new_loop=True)
+    try:
+        stubborn.call()
+    finally:
+        stubborn.release()
+    assert stubborn.place is not None
+    assert stubborn.place.loop.is_closed()
+
+
+# --- A worker that cannot go on ------------------------------------------------------
+
+
+class Failing:
+    """Stands for a loop that raises whenever it is run, until `turns` have come."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
+        self.closed = False
+
+    def run_forever(self) -> None:
+        self.turns -= 1
+        raise SystemExit(self.turns)
+
+    def done(self) -> bool:
+        return self.turns == 0
+
+    def is_running(self) -> bool:
+        return False
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def failing(turns: int) -> tuple[OwnLoop, Any]:
+    """Return a loop that fails, and a run whose task ends with its last turn."""
+    own = OwnLoop(asyncio.new_event_loop)
+    own.loop.close()
+    loop: Any = Failing(turns)
+    own.loop = loop
+    return own, SimpleNamespace(task=loop, interruption=None, _cancel_task=lambda: None)
+
+
+def test_worker_whose_loop_raises_twice_keeps_the_first_error() -> None:
+    own, run = failing(2)
+    own._turn_in_worker(run)
+    assert run.interruption.code == 1
+
+
+def test_worker_whose_loop_was_given_up_stops_at_its_error() -> None:
+    own, run = failing(2)
+    own.spoiled = True
+    own._turn_in_worker(run)
+    assert own.loop.turns == 1  # type: ignore[attr-defined]
+
+
+def test_own_loop_that_is_given_up_while_nobody_runs_it_is_closed() -> None:
+    own = OwnLoop(asyncio.new_event_loop)
+    own._spoil()
+    assert own.loop.is_closed()
+
+
+def test_hosting_that_is_ended_from_outside_tells_the_waiting_thread() -> None:
+    executor = CurrentThreadExecutor(None)
+
+    class Ended:
+        spoiled = False
+
+        def _turn_in_worker(self, run: object) -> NoReturn:
+            raise SystemExit
+
+    own: Any = Ended()
+    run: Any = SimpleNamespace(executor=executor)
+    hosting = _own_loop._Hosting(own, run)
+    with pytest.raises(SystemExit):
+        hosting.run()
+    executor._serve(hosting.is_done)
+
+
+def test_fork_that_comes_back_in_the_served_thread_is_no_interruption(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """P4: nothing will come to the calling thread any more; only the loop's thread has to be joined."""
-    join = threading.Thread.join
+    """P8: the call raises at once: its coroutine is the parent's."""
 
-    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
-        monkeypatch.setattr(threading.Thread, "join", join)
-        raise KeyboardInterrupt
+    def forked(self: object, *args: object) -> NoReturn:
+        raise _ForkedError("tested")
 
-    def call() -> None:
-        monkeypatch.setattr(threading.Thread, "join", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            async_to_sync(current)()
-
-    # Not run_in_thread: that joins.
-    caller = threading.Thread(target=call, daemon=True)
-    caller.start()
-    join(caller, 3)
-    assert not caller.is_alive()
-
-
-# --- In the thread of an AsyncSingleThreadContext --------------------------------
-
-
-@pytest.fixture
-def manual_worker() -> Iterator[ManualExecutor]:
-    """Enter an `AsyncSingleThreadContext` whose thread comes to its work when the test says so."""
-    with AsyncSingleThreadContext() as context:
-        worker = ManualExecutor()
-        _state.single_thread_context_executors[context] = worker
-        yield worker
-
-
-def test_own_loop_in_a_single_thread_context_runs_in_its_thread() -> None:
-    with AsyncSingleThreadContext():
-        first, second = async_to_sync(current)(), async_to_sync(current)()
-        assert first[1] is second[1]
-        assert first[1].is_alive()
-        assert first[0] is not second[0]
-        assert first[0].is_closed()
-    assert not first[1].is_alive()
-
-
-def test_own_loop_interrupted_while_another_has_the_thread_never_starts_its_coroutine(
-    manual_worker: ManualExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*args: object) -> None:
-        monkeypatch.setattr(CurrentThreadExecutor, "_run_until", let_the_thread_go_on)
-        raise KeyboardInterrupt
-
-    def let_the_thread_go_on(*args: object) -> None:
-        run_in_thread(manual_worker.run_next)
-
-    async def main() -> NoReturn:
-        raise AssertionError("it ran")
-
-    before = dict(_state.loop_thread_executors)
-    monkeypatch.setattr(CurrentThreadExecutor, "_run_until", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        async_to_sync(main)()
-    assert manual_worker.queue == []
-    assert _state.loop_thread_executors == before
-
-
-IN_SINGLE_THREAD_CONTEXT = """
-    import asyncio, threading
-    from concurrent.futures import ThreadPoolExecutor
-    from django_asyncbridge.bridge.sync import (
-        AsyncSingleThreadContext, ThreadSensitiveContext, async_to_sync, sync_to_async
-    )
-
-    async def get_ident():
-        await asyncio.sleep(0)
-        return threading.get_ident()
-
-    def nested(force_new_loop):
-        try:
-            return async_to_sync(get_ident, force_new_loop=force_new_loop)()
-        except RuntimeError as error:
-            return error
-
-    async def by_thread():
-        return await asyncio.to_thread(nested, False)
-
-    async def by_force():
-        return await sync_to_async(nested)(True)
-
-    async def by_force_out_of_sight_of_the_caller():
-        with ThreadPoolExecutor(1) as pool:
-            async with ThreadSensitiveContext(executor=pool):
-                return await sync_to_async(nested)(True)
-"""
-
-
-@pytest.mark.parametrize("way", ["by_thread", "by_force", "by_force_out_of_sight_of_the_caller"])
-def test_own_loop_below_one_that_has_the_single_thread_does_not_wait_for_it_for_ever(
-    way: str,
-) -> None:
-    """P4: the thread is busy until the inner call has ended, which waits for the thread."""
-    child = run_child(
-        IN_SINGLE_THREAD_CONTEXT
-        + f"""
-    with AsyncSingleThreadContext():
-        print(async_to_sync({way})())
-    """,
-        timeout_seconds=4,
-    )
-    assert child.stderr == ""
-
-
-def test_own_loop_in_a_single_thread_context_of_another_thread_waits_for_its_turn() -> None:
-    """The thread is busy with a call that will end by itself."""
-    begun, release = threading.Event(), threading.Event()
-
-    async def hold() -> threading.Thread:
-        begun.set()
-        await asyncio.to_thread(wait, release)
-        return threading.current_thread()
-
-    idents: list[object] = []
-
-    def first() -> None:
-        idents.append(async_to_sync(hold)())
-
-    def second() -> None:
-        wait(begun)
-        threading.Timer(0, release.set).start()
-        idents.append(async_to_sync(current)()[1])
-
-    with AsyncSingleThreadContext():
-        threads = [
-            threading.Thread(target=contextvars.copy_context().run, args=(function,))
-            for function in (first, second)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(set(idents)) == 1
+    with AsyncSingleThreadContext(), monkeypatch.context() as patch:
+        patch.setattr(OwnLoop, "_step", forked)
+        with pytest.raises(_ForkedError, match="tested"):
+            AsyncToSync(stay)()

@@ -2,11 +2,20 @@
 
 import asyncio
 import contextvars
+from typing import Any
 
 import pytest
 
 from django_asyncbridge.bridge import _fork, _state
-from django_asyncbridge.bridge.sync import AsyncToSync, SyncToAsync, async_to_sync, sync_to_async
+from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor
+from django_asyncbridge.bridge.sync import (
+    AsyncToSync,
+    SyncToAsync,
+    async_to_sync,
+    pool_statistics,
+    sync_to_async,
+)
+from tests.bridge import hand_driven_loop
 from tests.support import run_child, run_in_thread
 
 
@@ -44,23 +53,59 @@ def test_calling_loop_of_another_process_is_none(monkeypatch: pytest.MonkeyPatch
     asyncio.run(main())
 
 
-def test_waiting_executor_is_the_one_of_the_nearest_sync_caller_of_this_chain() -> None:
+def test_current_executor_is_the_one_of_the_nearest_sync_caller_of_this_chain() -> None:
+    waiting = _state.current_executor.get
+
     async def inner() -> object:
-        assert contextvars.Context().run(_state.waiting_executor) is None
-        return _state.waiting_executor()
+        assert contextvars.Context().run(waiting) is None
+        return waiting()
 
     async def outer() -> tuple[object, object]:
-        own = _state.waiting_executor()
+        own = waiting()
         nested = await sync_to_async(async_to_sync(inner))()
-        assert _state.waiting_executor() is own
+        assert waiting() is own
         return own, nested
 
     own, nested = async_to_sync(outer)()
     assert own is not None
     assert nested is not None
     assert own is not nested
-    assert _state.waiting_executor() is None
-    assert run_in_thread(_state.waiting_executor) is None
+    assert waiting() is None
+    assert run_in_thread(waiting) is None
+
+
+def test_executors_show_the_current_executor_under_asgirefs_name_and_nothing_else() -> None:
+    """P10: `AsyncToSync.executors.current` is read, set and deleted by who knows asgiref's `Local`."""
+
+    def check() -> None:
+        executors: Any = AsyncToSync.executors
+        assert executors.current is None
+        mine = CurrentThreadExecutor(None)
+        executors.current = mine
+        assert executors.current is _state.current_executor.get() is mine
+        del executors.current
+        assert getattr(executors, "current", "unset") is None
+        with pytest.raises(AttributeError, match="there is only 'current' here, not 'other'"):
+            executors.other  # noqa: B018  # it raises
+
+    contextvars.Context().run(check)
+
+
+def test_caller_of_thread_is_what_was_set_and_can_be_put_back() -> None:
+    def check() -> None:
+        nobody = _state.caller_of_thread()
+        assert nobody == (None, None, None)
+        with hand_driven_loop() as loop:
+            mine = (loop, _fork.pid(), ["a task"])
+            _state.set_caller_of_thread(mine)
+            assert _state.caller_of_thread() == mine
+            assert _state.calling_loop() is loop
+            del _state.threadlocal.task_context
+            assert _state.caller_of_thread() == (loop, _fork.pid(), None)
+        _state.set_caller_of_thread(nobody)
+        assert _state.calling_loop() is None
+
+    run_in_thread(check)
 
 
 def test_registries_in_a_forked_child_are_empty_and_not_locked() -> None:
@@ -103,3 +148,8 @@ def test_registries_in_a_forked_child_are_empty_and_not_locked() -> None:
         async_to_sync(main)()
         """
     )
+
+
+def test_pool_statistics_are_those_of_the_process_s_own_pools() -> None:
+    names = [statistics.name for statistics in pool_statistics()]
+    assert names == ["shared", "request", "default", "loop"]

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast
 import pytest
 
 from django_asyncbridge.bridge import _state
+from django_asyncbridge.bridge._work import Work
 from django_asyncbridge.bridge.current_thread_executor import CurrentThreadExecutor
 from django_asyncbridge.bridge.sync import (
     SyncToAsync,
@@ -148,6 +149,11 @@ def test_sync_to_async_refuses_what_is_no_sync_function(unfit: Any) -> None:
         sync_to_async(unfit)
 
 
+def test_sync_to_async_refuses_to_abandon_a_thread_sensitive_function() -> None:
+    with pytest.raises(TypeError, match="pass thread_sensitive=False"):
+        SyncToAsync(sync_function, thread_sensitive=True, abandon_on_cancel=True)
+
+
 def test_sync_to_async_refuses_an_executor_for_a_thread_sensitive_function() -> None:
     with pytest.raises(TypeError, match="pass thread_sensitive=False"):
         SyncToAsync(sync_function, thread_sensitive=True, executor=ManualExecutor())
@@ -156,13 +162,20 @@ def test_sync_to_async_refuses_an_executor_for_a_thread_sensitive_function() -> 
 # --- Where it runs ---------------------------------------------------------------
 
 
-def test_call_that_is_not_thread_sensitive_runs_in_its_executor_or_the_loops() -> None:
+def test_call_that_is_not_thread_sensitive_runs_in_its_executor_or_a_reused_worker() -> None:
     async def main() -> list[str]:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "default"))
-        name = sync_to_async(lambda: threading.current_thread().name, thread_sensitive=False)
-        return [await name()]
+        loops = ThreadPoolExecutor(1, "default")
+        asyncio.get_running_loop().set_default_executor(loops)
+        name = lambda: threading.current_thread().name  # noqa: E731  # a function of this test
+        with ThreadPoolExecutor(1, "mine") as mine:
+            return [
+                await sync_to_async(name, thread_sensitive=False)(),
+                await sync_to_async(name, thread_sensitive=False, executor=mine)(),
+            ]
 
-    assert asyncio.run(main())[0].startswith("default")
+    ours, mine = asyncio.run(main())
+    assert ours.startswith("asyncbridge-default-")
+    assert mine.startswith("mine")
 
 
 def test_call_goes_home_to_the_sync_caller_then_the_context_then_the_shared_thread() -> None:
@@ -193,18 +206,18 @@ def test_call_whose_sync_caller_goes_in_this_moment_runs_where_is_home_then(
 ) -> None:
     """It waits when the call looks for its home, and has gone when the call is submitted."""
     ended: list[CurrentThreadExecutor] = []
-    submit = CurrentThreadExecutor.submit
+    post = CurrentThreadExecutor.post
 
-    def go_first(executor: CurrentThreadExecutor, *args: Any) -> Any:
+    def go_first(executor: CurrentThreadExecutor, work: Work) -> None:
         ended.append(executor)
         executor._close()
-        return submit(executor, *args)
+        post(executor, work)
 
     async def main() -> object:
         token = await sync_to_async(variable.set)("set")
         caller = CurrentThreadExecutor(None)
         _state.executors.current = caller
-        monkeypatch.setattr(CurrentThreadExecutor, "submit", go_first)
+        monkeypatch.setattr(CurrentThreadExecutor, "post", go_first)
         thread = await current_thread()
         assert ended == [caller]
         # The call that did not come off has left nothing behind.
@@ -341,6 +354,8 @@ def test_call_while_an_exception_is_handled_does_not_chain_it_to_one_of_the_thre
     """P2: the thread that runs the function may be waiting inside an except block of its own."""
 
     async def main() -> BaseException | None:
+        # The event loop leaves the thread that handles the other exception.
+        assert await current_thread() is not threading.current_thread()
         try:
             raise KeyError("the task's")
         except KeyError as error:
@@ -471,7 +486,7 @@ class Stepped:
 def test_call_stepped_without_a_task_gives_its_result(home: ManualHome) -> None:
     with hand_driven_loop() as loop:
         stepped = Stepped(loop, sync_to_async(sync_function)(1))
-        assert isinstance(stepped.step(), asyncio.Future)
+        assert asyncio.isfuture(stepped.step())
         home.run_next()
         turn(loop)
         assert stepped.step() == 1
@@ -592,6 +607,122 @@ def test_call_whose_executor_is_broken_gives_the_hold_of_the_shared_thread_back(
         assert not _state.deadlock_context.get(False)
 
     asyncio.run(main())
+
+
+# --- Executors by name -------------------------------------------------------------
+
+
+class NamedExecutors:
+    """Stands for the Django app: looks names up, and counts how often."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.known: dict[str, list[Executor]] = {}
+        self.lookups = 0
+        patch.setattr(_state, "resolve_executor", self.resolve)
+
+    def resolve(self, name: str) -> Executor:
+        """Return the first executor of that name, or the next one the next time, as long as there are more."""
+        self.lookups += 1
+        several = self.known[name]
+        return several.pop(0) if len(several) > 1 else several[0]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> NamedExecutors:
+    return NamedExecutors(monkeypatch)
+
+
+def closed_executor() -> Executor:
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    return executor
+
+
+@sync_to_async(thread_sensitive=False, executor="mine")
+def name_of_thread() -> str:
+    return threading.current_thread().name
+
+
+@sync_to_async(thread_sensitive=False, executor="mine")
+def names_of_thread() -> Generator[str, None, None]:
+    yield threading.current_thread().name
+
+
+def test_call_with_a_name_runs_in_the_executor_of_that_name_now(names: NamedExecutors) -> None:
+    with ThreadPoolExecutor(1, "first") as first, ThreadPoolExecutor(1, "second") as second:
+        names.known["mine"] = [first, second]
+        assert asyncio.run(name_of_thread()).startswith("first")
+        assert asyncio.run(name_of_thread()).startswith("second")
+        assert names.lookups == 2
+
+
+def test_generator_function_with_a_name_runs_in_the_executor_of_that_name(
+    names: NamedExecutors,
+) -> None:
+    async def main() -> list[str]:
+        return [name async for name in names_of_thread()]
+
+    with ThreadPoolExecutor(1, "mine") as executor:
+        names.known["mine"] = [executor]
+        (name,) = asyncio.run(main())
+        assert name.startswith("mine")
+
+
+def test_call_with_a_name_where_nobody_knows_names_says_who_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_state, "resolve_executor", None)
+    with pytest.raises(
+        LookupError, match=r"name_of_thread is to run in the executor 'mine', .*INSTALLED"
+    ):
+        asyncio.run(name_of_thread())
+
+
+def test_sync_to_async_refuses_a_name_for_a_thread_sensitive_function() -> None:
+    refused: Any = sync_to_async
+    with pytest.raises(TypeError, match="thread_sensitive=False"):
+        refused(threading.current_thread, executor="mine")
+
+
+def test_call_whose_named_executor_was_shut_down_in_this_moment_runs_in_its_successor(
+    names: NamedExecutors,
+) -> None:
+    with ThreadPoolExecutor(1, "successor") as successor:
+        names.known["mine"] = [closed_executor(), successor]
+        names.known["mine"][1:1] = [successor]
+        assert asyncio.run(name_of_thread()).startswith("successor")
+
+
+def test_call_whose_named_executor_is_shut_down_for_good_raises_what_it_says(
+    names: NamedExecutors,
+) -> None:
+    names.known["mine"] = [closed_executor()]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        asyncio.run(name_of_thread())
+    assert names.lookups == 2
+
+
+def test_call_whose_named_executor_and_its_successor_are_shut_down_raises_what_it_says(
+    names: NamedExecutors,
+) -> None:
+    first, second, third = (closed_executor() for _ in range(3))
+    names.known["mine"] = [first, second, second, third]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        asyncio.run(name_of_thread())
+    assert names.known["mine"] == [third]
+
+
+def test_call_whose_executor_refuses_with_another_error_is_not_submitted_again(
+    names: NamedExecutors,
+) -> None:
+    class Refusing(Executor):
+        def submit(self, *args: object, **kwargs: object) -> NoReturn:
+            raise OSError("refused")
+
+    names.known["mine"] = [Refusing()]
+    with pytest.raises(OSError, match="refused"):
+        asyncio.run(name_of_thread())
+    assert names.lookups == 1
 
 
 # --- Forks -----------------------------------------------------------------------

@@ -12,6 +12,8 @@ from django_asyncbridge.bridge._wrapping import (
     bind,
     describe,
     is_async,
+    is_async_generator_function,
+    is_generator_function,
     iscoroutinefunction,
     look_like,
     markcoroutinefunction,
@@ -111,7 +113,7 @@ def test_is_async_of_anything_else_is_false(function: object) -> None:
 # --- Generator functions ---------------------------------------------------------
 
 
-@named(
+GENERATOR_FUNCTIONS = named(
     function=generator_function,
     callable_object=GeneratorObject(),
     method=GeneratorObject().method,
@@ -119,23 +121,33 @@ def test_is_async_of_anything_else_is_false(function: object) -> None:
     partial_of_an_object=functools.partial(GeneratorObject()),
     static_method=staticmethod(generator_function),
 )
-def test_refuse_generator_function_names_it_and_says_what_to_do(function: object) -> None:
-    with pytest.raises(
-        TypeError, match=r"^some_wrapper cannot wrap the generator function tests\.b"
-    ):
-        refuse_generator_function(function, "some_wrapper")
-
-
-@named(
+ASYNC_GENERATOR_FUNCTIONS = named(
     function=async_generator_function,
     callable_object=AsyncGeneratorObject(),
     partial=functools.partial(async_generator_function),
     partial_of_an_object=functools.partial(AsyncGeneratorObject()),
     static_method=staticmethod(async_generator_function),
 )
-def test_refuse_generator_function_of_an_async_one_points_to_async_for(function: object) -> None:
-    with pytest.raises(TypeError, match=r"the async generator function tests\.b.*'async for'"):
-        refuse_generator_function(function, "some_wrapper")
+
+
+@GENERATOR_FUNCTIONS
+def test_refuse_generator_function_names_it_and_says_what_to_do(function: object) -> None:
+    assert is_generator_function(function)
+    assert not is_async_generator_function(function)
+    with pytest.raises(TypeError, match=r"the generator function tests\.b.*sync_to_async\(tests"):
+        refuse_generator_function(function, "sync_to_async")
+    with pytest.raises(TypeError, match=r"^async_to_sync cannot wrap the generator .*with 'for'"):
+        refuse_generator_function(function, "async_to_sync")
+
+
+@ASYNC_GENERATOR_FUNCTIONS
+def test_refuse_generator_function_of_an_async_one_says_what_to_do(function: object) -> None:
+    assert is_async_generator_function(function)
+    assert not is_generator_function(function)
+    with pytest.raises(TypeError, match=r"async generator function tests\.b.*async_to_sync\(tests"):
+        refuse_generator_function(function, "async_to_sync")
+    with pytest.raises(TypeError, match=r"^sync_to_async cannot wrap the async .*'async for'"):
+        refuse_generator_function(function, "sync_to_async")
 
 
 @named(
@@ -143,10 +155,12 @@ def test_refuse_generator_function_of_an_async_one_points_to_async_for(function:
     async_function=async_function,
     callable_object=SyncObject(),
     async_callable_object=AsyncObject(),
+    class_of_generator_objects=GeneratorObject,
     no_function=5,
 )
 def test_refuse_generator_function_lets_everything_else_pass(function: object) -> None:
-    refuse_generator_function(function, "some_wrapper")
+    refuse_generator_function(function, "sync_to_async")
+    refuse_generator_function(function, "async_to_sync")
 
 
 # --- Names -----------------------------------------------------------------------

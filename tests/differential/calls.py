@@ -65,6 +65,7 @@ def sync_to_async_refuses_what_is_async_or_cannot_be_called(library: Library) ->
 
 @CALLS.add
 def sync_to_async_with_generator_function(library: Library) -> object:
+    # What comes of it is not the same: there the body runs in the thread of the event loop (C60).
     def generate() -> Iterator[int]:
         yield 1  # pragma: no cover  # nobody gets as far as this
 

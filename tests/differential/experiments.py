@@ -46,30 +46,25 @@ class Places(Walk):
     def leave(self, level: int) -> None:
         self.notes.append(("leave", level, self.where()))
 
-    def same_as(self, kinds: set[bool]) -> list[str]:
+    def same_as(self, *sides: str) -> list[str]:
         """Go, and say of each place at which level it was met first, among async levels, sync ones, or both."""
         self.walk()
         first: dict[int, int] = {}
         return [
-            f"{verb} {level}: place of {first.setdefault(id(place), level)}"
+            f"{verb} {side} {level}: place of {first.setdefault(id(place), level)}"
             for verb, level, place in self.notes
-            if self.chain.is_async(level) in kinds
+            if (side := "async" if self.chain.is_async(level) else "sync") in sides
         ]
 
 
 def sync_threads(library: Library, chain: Chain, mode: Mode) -> object:
     """Which sync levels share a thread."""
-    return Places(library, chain, mode, threading.current_thread).same_as({False})
-
-
-def async_threads(library: Library, chain: Chain, mode: Mode) -> object:
-    """Which async levels share a thread."""
-    return Places(library, chain, mode, threading.current_thread).same_as({True})
+    return Places(library, chain, mode, threading.current_thread).same_as("sync")
 
 
 def threads(library: Library, chain: Chain, mode: Mode) -> object:
     """Which levels of both kinds share a thread."""
-    return Places(library, chain, mode, threading.current_thread).same_as({False, True})
+    return Places(library, chain, mode, threading.current_thread).same_as("sync", "async")
 
 
 def loops(library: Library, chain: Chain, mode: Mode) -> object:
@@ -82,7 +77,7 @@ def loops(library: Library, chain: Chain, mode: Mode) -> object:
             return None
 
     walk = Places(library, chain, mode, loop)
-    shared = walk.same_as({True})
+    shared = walk.same_as("async")
     seen = [place for _, level, place in walk.notes if not chain.is_async(level)]
     return [shared, [place is None for place in seen]]
 
@@ -283,7 +278,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     for function in (
         results,
         sync_threads,
-        async_threads,
         threads,
         loops,
         variables,

@@ -20,9 +20,13 @@ LIFETIMES = Table("lifetimes")
 def task_left_behind_by_async_to_sync_is_cancelled(library: Library) -> object:
     notes: list[str] = []
 
+    kept: list[asyncio.Future[None]] = []
+
     async def stay() -> None:
+        # Kept, or the collector may come upon the task: asyncio itself refers to it weakly.
+        kept.append(asyncio.get_running_loop().create_future())
         try:
-            await asyncio.get_running_loop().create_future()
+            await kept[0]
         finally:
             notes.append(f"task: {type(sys.exception()).__name__}")
 
@@ -39,9 +43,13 @@ def task_left_behind_by_async_to_sync_is_cancelled(library: Library) -> object:
 def task_left_behind_by_failing_async_to_sync_is_cancelled(library: Library) -> object:
     notes: list[str] = []
 
+    kept: list[asyncio.Future[None]] = []
+
     async def stay() -> None:
+        # Kept, or the collector may come upon the task: asyncio itself refers to it weakly.
+        kept.append(asyncio.get_running_loop().create_future())
         try:
-            await asyncio.get_running_loop().create_future()
+            await kept[0]
         finally:
             notes.append(f"task: {type(sys.exception()).__name__}")
 

@@ -2,13 +2,22 @@
 
 import asyncio
 import contextvars
+import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
+import uvloop
 
-from django_asyncbridge.bridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from django_asyncbridge.bridge.sync import (
+    AsyncSingleThreadContext,
+    AsyncToSync,
+    ThreadSensitiveContext,
+    async_to_sync,
+    sync_to_async,
+)
 from tests.field_failures.common import HOMES, Main, end_of, noop
 from tests.support import run_child, run_in_thread
 
@@ -36,15 +45,13 @@ def test_c24_failing_top_level_calls_leave_no_threads() -> None:
         for function in (boom, nested_boom):
             for force_new_loop in (False, True):
                 for _ in range(10):
-                    before = set(threading.enumerate())
                     try:
                         async_to_sync(function, force_new_loop=force_new_loop)()
                     except ValueError:
                         pass
-                    started = set(threading.enumerate()) - before
-                    for thread in started:
-                        thread.join(5)
-                    assert not any(thread.is_alive() for thread in started), started
+        # The worker that ran the loops of the nested calls stays, to be used again.
+        names = sorted(thread.name for thread in threading.enumerate())
+        assert names == ["MainThread", "asyncbridge-loop-1"], names
         """
     )
 
@@ -64,7 +71,144 @@ def test_c24_failing_calls_in_a_pool_thread_leave_no_threads() -> None:
                 async_to_sync(boom)()
         return set(threading.enumerate()) - before
 
-    assert run_in_thread(fail) == set()
+    # One worker may be new: it stays, to be used again.
+    left = run_in_thread(fail)
+    assert len(left) <= 1
+    assert all(thread.name.startswith("asyncbridge-loop-") for thread in left)
+
+
+# --- C38-C42: the loop of a top-level call ---------------------------------------------
+
+
+class Pool:
+    """Keeps one connection open over several calls, as the pools of client libraries do."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def echo(self, line: bytes) -> bytes:
+        """Write a line, answer it at the other end, and read the answer."""
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(sock=self.ours)
+        reader, writer = self.streams
+        writer.write(line)
+        await writer.drain()
+        await sync_to_async(self.answer)()
+        return await reader.readline()
+
+    def answer(self) -> None:
+        self.theirs.sendall(self.theirs.recv(100))
+
+    async def close(self) -> None:
+        assert self.streams is not None
+        self.streams[1].close()
+        await self.streams[1].wait_closed()
+        self.theirs.close()
+
+
+each_loop_factory = pytest.mark.parametrize("loop_factory", [None, uvloop.new_event_loop])
+
+
+@each_loop_factory
+def test_c38_connection_of_one_top_level_call_is_used_in_the_next(loop_factory: Any) -> None:
+    """C38: it belongs to the thread's loop, which stays; "Event loop is closed" elsewhere."""
+
+    def use() -> list[bytes]:
+        pool = Pool()
+        echo = AsyncToSync(pool.echo, loop_factory=loop_factory)
+        answers = [echo(line) for line in (b"one\n", b"two\n", b"three\n")]
+        AsyncToSync(pool.close, loop_factory=loop_factory)()
+        return answers
+
+    assert run_in_thread(use) == [b"one\n", b"two\n", b"three\n"]
+
+
+async def place() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+    await asyncio.sleep(0)
+    return asyncio.get_running_loop(), threading.current_thread()
+
+
+def test_c39_single_thread_context_keeps_its_thread_and_its_loop() -> None:
+    """C39: both are the block's, from its first call to its end."""
+
+    def use() -> None:
+        with AsyncSingleThreadContext():
+            first = async_to_sync(place)()
+            assert async_to_sync(place)() == first
+            assert first[1] is not threading.current_thread()
+        with AsyncSingleThreadContext():
+            assert async_to_sync(place)()[0] is not first[0]
+
+    run_in_thread(use)
+
+
+def test_c40_top_level_calls_start_no_threads() -> None:
+    """C40: the loop runs in the calling thread, and if it has to move, in a worker that is used again."""
+    run_child(
+        """
+        import asyncio, threading
+        from django_asyncbridge.bridge.sync import async_to_sync, sync_to_async
+
+        started = []
+        start = threading.Thread.start
+
+        def counting_start(thread):
+            started.append(thread.name)
+            start(thread)
+
+        threading.Thread.start = counting_start
+
+        async def nothing():
+            await asyncio.sleep(0)
+            return threading.current_thread()
+
+        async def serves():
+            return await sync_to_async(threading.current_thread)()
+
+        for _ in range(50):
+            assert async_to_sync(nothing)() is threading.main_thread()
+        assert started == [], started
+        for _ in range(50):
+            assert async_to_sync(serves)() is threading.main_thread()
+        assert started == ["asyncbridge-loop-1"], started
+        """
+    )
+
+
+def test_c41_task_that_nobody_awaited_is_named_when_it_is_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """C41: under ASGI it would have run on; nobody has to wonder why it does not here."""
+    tasks = []
+
+    async def send_mail() -> None:
+        await asyncio.sleep(10)
+
+    async def view() -> None:
+        tasks.append(asyncio.create_task(send_mail(), name="mail-1"))
+        await asyncio.sleep(0)
+
+    run_in_thread(async_to_sync(view))
+    assert tasks[0].cancelled()
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("django_asyncbridge.bridge.sync", logging.WARNING)
+    for name in ("view", "mail-1", "send_mail"):
+        assert name in record.getMessage()
+
+
+def test_c42_loop_factory_makes_the_loops_of_top_level_calls() -> None:
+    """C42: with a server on uvloop, these calls can use it as well."""
+
+    def use() -> None:
+        on_uvloop = AsyncToSync(place, loop_factory=uvloop.new_event_loop)
+        assert type(on_uvloop()[0]) is uvloop.Loop
+        assert on_uvloop() == on_uvloop()
+        assert type(async_to_sync(place)()[0]) is not uvloop.Loop
+        with AsyncSingleThreadContext():
+            assert type(on_uvloop()[0]) is uvloop.Loop
+
+    run_in_thread(use)
 
 
 # --- C45: eager tasks ------------------------------------------------------------------

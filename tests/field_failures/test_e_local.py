@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from django_asyncbridge.bridge import local as local_module
+from django_asyncbridge.bridge import _namespaces
 from django_asyncbridge.bridge.local import Local
 from django_asyncbridge.bridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from tests.field_failures.common import HOMES, Main, Tracked, on_plain_loop
@@ -253,7 +253,7 @@ def run_inheriting(function: Callable[[], object]) -> object:
 @pytest.fixture
 def inheriting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the bridge believe that threads inherit their starter's context."""
-    monkeypatch.setattr(local_module, "_THREADS_INHERIT_CONTEXT", True)
+    monkeypatch.setattr(_namespaces, "_THREADS_INHERIT_CONTEXT", True)
 
 
 @pytest.mark.usefixtures("inheriting")
@@ -344,7 +344,7 @@ def test_c53_values_cross_into_new_threads_that_inherit_a_context(
 
 def test_c53_without_the_flag_a_context_that_a_thread_runs_in_shows_its_values() -> None:
     """C53: where threads inherit nothing, a context in a thread was moved there on purpose."""
-    assert isinstance(local_module._THREADS_INHERIT_CONTEXT, bool)
+    assert isinstance(_namespaces._THREADS_INHERIT_CONTEXT, bool)
     local = Local()
 
     def caller() -> object:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from django_asyncbridge.bridge.sync import (
+    AsyncToSync,
+    SyncToAsync,
     async_to_sync,
     iscoroutinefunction,
     markcoroutinefunction,
@@ -69,37 +71,45 @@ ASYNC_GENERATOR_FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def check_refusal(wrap: Callable[[Callable[..., Any]], object], function: Any) -> None:
+def check_refusal(wrap: Callable[[Callable[..., Any]], object], function: Any, hint: str) -> None:
     """Expect a TypeError at wrapping time that names the cause and goes on to say what to do."""
     # The bodies of the examples are there to be refused, and work where nothing is wrapped.
     assert inspect.isgenerator(function()) or inspect.isasyncgen(function())
-    with pytest.raises(TypeError, match="generator") as raised:
+    with pytest.raises(TypeError, match=f"generator.*{hint}") as raised:
         wrap(function)
     assert len(str(raised.value).split()) > 10
 
 
 @pytest.mark.parametrize("function", GENERATOR_FUNCTIONS.values(), ids=GENERATOR_FUNCTIONS.keys())
-def test_c60_sync_to_async_of_a_generator_function_is_refused(
+def test_c60_generator_function_runs_in_its_thread_or_is_refused(
     function: Callable[..., Any],
 ) -> None:
-    """C60: the body of a generator would run on the event loop's thread, so nothing is wrapped."""
-    check_refusal(sync_to_async, function)
-    check_refusal(sync_to_async(thread_sensitive=False), function)
+    """C60: never on the event loop's thread. The function `sync_to_async` makes an async iterator of it."""
+    check_refusal(SyncToAsync, function, "use the function")
+    check_refusal(async_to_sync, function, "iterate over it with 'for'")
+
+    async def main() -> None:
+        for wrapped in (sync_to_async(function), sync_to_async(thread_sensitive=False)(function)):
+            assert [item async for item in wrapped()] == [1]
+
+    on_plain_loop(main)
 
 
 @pytest.mark.parametrize(
     "function", ASYNC_GENERATOR_FUNCTIONS.values(), ids=ASYNC_GENERATOR_FUNCTIONS.keys()
 )
-@pytest.mark.parametrize("wrap", [sync_to_async, async_to_sync, async_to_sync(force_new_loop=True)])
-def test_c60_wrapping_an_async_generator_function_is_refused(
-    wrap: Callable[[Callable[..., Any]], object], function: Callable[..., Any]
+def test_c60_async_generator_function_is_advanced_on_a_loop_or_refused(
+    function: Callable[..., Any],
 ) -> None:
-    """C60: nor does either wrapper know what to do with an async generator function."""
-    check_refusal(wrap, function)
+    """C60: the same the other way round."""
+    check_refusal(AsyncToSync, function, "use the function")
+    check_refusal(sync_to_async, function, "iterate over it with 'async for'")
+    assert list(async_to_sync(function)()) == [1]
+    assert list(async_to_sync(force_new_loop=True)(function)()) == [1]
 
 
 def test_c60_function_that_returns_a_generator_is_accepted() -> None:
-    """C60: only what is known to be a generator function is refused."""
+    """C60: it is an ordinary call, whose result is the generator."""
 
     def returns() -> list[Iterator[int]]:
         return [generate()]
