@@ -10,124 +10,22 @@ from typing import IO, Any
 import pytest
 
 from django_asyncbridge.bridge.wsgi import WsgiToAsgi, WsgiToAsgiInstance
-
-Environ = dict[str, Any]
-Message = dict[str, Any]
-Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-
-SCOPE: dict[str, Any] = {
-    "type": "http",
-    "asgi": {"version": "3.0"},
-    "http_version": "1.1",
-    "method": "GET",
-    "path": "/",
-    "query_string": b"",
-    "headers": [],
-}
-REQUEST: list[Message] = [{"type": "http.request"}]
-
-
-def answer(
-    application: Wsgi,
-    messages: Iterable[Message] = REQUEST,
-    *,
-    duplicate_header_limit: int = 100,
-    **scope: Any,
-) -> list[Message]:
-    """Serve one scope and return what was sent."""
-    return asyncio.run(
-        serve(WsgiToAsgi(application, duplicate_header_limit), {**SCOPE, **scope}, messages)
-    )
-
-
-async def serve(
-    application: Callable[..., Any], scope: dict[str, Any], messages: Iterable[Message]
-) -> list[Message]:
-    left, sent = list(messages), []
-
-    async def receive() -> Message:
-        return left.pop(0)
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await application(scope, receive, send)
-    assert left == []
-    return sent
-
-
-def environ_of(
-    messages: Iterable[Message] = REQUEST, *, duplicate_header_limit: int = 100, **scope: Any
-) -> Environ:
-    """Return the environ that the application gets for a request."""
-    seen: list[Environ] = []
-
-    def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        seen.append(environ)
-        start_response("200 OK", [])
-        return []
-
-    answer(application, messages, duplicate_header_limit=duplicate_header_limit, **scope)
-    return seen[0]
-
-
-def start(status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Message:
-    return {"type": "http.response.start", "status": status, "headers": list(headers)}
-
-
-def body(data: bytes) -> Message:
-    return {"type": "http.response.body", "body": data, "more_body": True}
-
-
-END = {"type": "http.response.body"}
-
-
-def responding(
-    *chunks: bytes, status: str = "200 OK", headers: Iterable[tuple[str, str]] = ()
-) -> Wsgi:
-    def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        start_response(status, list(headers))
-        return chunks
-
-    return application
-
-
-class Closing:
-    """An iterable of chunks that notes whether, and in which thread, it was closed."""
-
-    def __init__(self, *chunks: bytes | Exception) -> None:
-        self.chunks = iter(chunks)
-        self.closed: list[int] = []
-        self.threads: list[int] = []
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        self.threads.append(threading.get_ident())
-        chunk = next(self.chunks)
-        if isinstance(chunk, Exception):
-            raise chunk
-        return chunk
-
-    def close(self) -> None:
-        self.closed.append(threading.get_ident())
-
-    def application(self, *headers: tuple[str, str]) -> Wsgi:
-        def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-            start_response("200 OK", list(headers))
-            return self
-
-        return application
-
-
-def failed() -> Any:
-    """Return what sys.exc_info() does where an application handles its own failure."""
-    try:
-        raise LookupError("its own")
-    except LookupError:
-        return sys.exc_info()
-
+from tests.wsgi_support import (
+    END,
+    REQUEST,
+    SCOPE,
+    Closing,
+    Environ,
+    Message,
+    Server,
+    answer,
+    body,
+    environ_of,
+    failed,
+    responding,
+    serve,
+    start,
+)
 
 # --- The environ -----------------------------------------------------------------
 
@@ -146,6 +44,7 @@ def test_environ_of_a_plain_request_has_what_wsgi_demands() -> None:
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.errors": sys.stderr,
+        "wsgi.input_terminated": True,
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
@@ -348,7 +247,6 @@ def test_response_header_with_latin_1_characters_is_sent_in_that_code() -> None:
     [
         (4, [b"ab", b"cd"], [b"ab", b"cd"]),
         (4, [b"ab", b"cdef", b"gh"], [b"ab", b"cd"]),
-        (4, [b"ab"], [b"ab"]),
         (4, [b"ab", b"", b"cd"], [b"ab", b"", b"cd"]),
         (0, [b"ab", b"cd"], [b""]),
     ],
@@ -364,6 +262,92 @@ def test_response_with_content_length_is_cut_there(
         END,
     ]
     assert len(closing.closed) == 1
+
+
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "iterator"])
+@pytest.mark.parametrize(("chunks", "sent"), [([], 0), ([b"ab"], 2)])
+def test_response_shorter_than_its_content_length_is_sent_and_then_reported(
+    make: Callable[[list[bytes]], Iterable[bytes]], chunks: list[bytes], sent: int
+) -> None:
+    """The server closes the connection then, so that nobody takes it for whole."""
+
+    def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "4")])
+        return make(chunks)
+
+    async def main() -> None:
+        server = Server(*REQUEST)
+        with pytest.raises(RuntimeError, match=f"{sent} bytes and a Content-Length of 4"):
+            await server.serve(application)
+        assert END not in server.sent
+        assert server.bodies() == chunks
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("length", ["-1", "many"])
+def test_response_with_a_content_length_that_is_none_is_refused(length: str) -> None:
+    with pytest.raises(ValueError, match=length):
+        answer(responding(b"ab", headers=[("Content-Length", length)]))
+
+
+def test_response_with_text_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(TypeError, match="with str, not with bytes"):
+        answer(responding(b"a", "b"))  # type: ignore[arg-type]  # what is tested
+
+
+@pytest.mark.parametrize("header", [("X-A", "1\r\nSet-Cookie: a=b"), ("X-\n", "1"), ("X-A", "\0")])
+def test_response_header_with_a_line_end_is_refused(header: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="line end"):
+        answer(responding(headers=[header]))
+
+
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "iterator"])
+@pytest.mark.parametrize(
+    ("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304")]
+)
+def test_response_that_has_no_body_keeps_its_content_length_and_is_not_iterated_further(
+    make: Callable[[Any], Iterable[bytes]], method: str, status: str
+) -> None:
+    length = [("Content-Length", "1000")]
+    taken = []
+
+    def chunks() -> Iterator[bytes]:
+        for chunk in (b"", b"a", b"b"):
+            taken.append(chunk)
+            yield chunk
+
+    def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response(status, length)(b"")
+        return make(chunks())
+
+    [started, end] = answer(application, method=method)
+    assert started == start(int(status[:3]), [(b"content-length", b"1000")])
+    assert end == END
+    assert make is list or taken == [b"", b"a"]
+
+
+def test_write_to_a_response_without_a_body_sends_its_headers() -> None:
+    def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        write = start_response("200 OK", [("Content-Length", "1")])
+        write(b"ab")
+        write(b"c")
+        return []
+
+    assert answer(application, method="HEAD") == [start(headers=[(b"content-length", b"1")]), END]
+
+
+def test_write_beyond_the_content_length_is_cut_and_raises() -> None:
+    def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        write = start_response("200 OK", [("Content-Length", "3")])
+        write(b"ab")
+        with pytest.raises(ValueError, match="2 bytes beyond the Content-Length of 3"):
+            write(b"cde")
+        with pytest.raises(ValueError, match="1 bytes beyond"):
+            write(b"f")
+        return []
+
+    assert answer(application)[1:] == [body(b"ab"), body(b"c"), END]
 
 
 def test_response_with_content_length_reached_is_not_iterated_further() -> None:
@@ -457,23 +441,6 @@ def test_iterable_that_fails_is_closed_and_its_failure_raised() -> None:
     assert len(closing.closed) == 1
 
 
-def test_iterable_is_closed_when_the_client_has_gone() -> None:
-    closing = Closing(b"a", b"b")
-
-    async def receive() -> Message:
-        return REQUEST[0]
-
-    async def send(message: Message) -> None:
-        raise ConnectionResetError
-
-    async def main() -> None:
-        await WsgiToAsgi(closing.application())(SCOPE, receive, send)
-
-    with pytest.raises(ConnectionResetError):
-        asyncio.run(main())
-    assert len(closing.closed) == 1
-
-
 def test_application_runs_in_one_thread_and_send_on_the_loop_of_the_caller() -> None:
     threads: dict[str, set[int]] = {"application": set(), "send": set()}
 
@@ -501,7 +468,12 @@ def test_application_runs_in_one_thread_and_send_on_the_loop_of_the_caller() -> 
 def test_instance_shows_the_progress_of_its_response() -> None:
     instance = WsgiToAsgiInstance(responding(b"abc", headers=[("Content-Length", "3")]), 7)
     assert instance.duplicate_header_limit == 7
-    assert (instance.response_started, instance.response_content_length) == (False, None)
+    progress = (
+        instance.response_started,
+        instance.response_content_length,
+        instance.response_start,
+    )
+    assert progress == (False, None, None)
     sent = asyncio.run(serve(instance, SCOPE, REQUEST))
     assert (instance.response_started, instance.response_content_length) == (True, 3)
     assert instance.response_start == sent[0]
