@@ -9,17 +9,23 @@ from django_asyncbridge.bridge.sync import (
     AsyncSingleThreadContext,
     ThreadSensitiveContext,
     async_to_sync,
+    cancelled,
+    check_cancelled,
     iscoroutinefunction,
     markcoroutinefunction,
     sync_to_async,
 )
+from django_asyncbridge.safety import async_safe
 
 __all__ = (
     "AsyncSingleThreadContext",
     "Local",
     "ThreadSensitiveContext",
     "__version__",
+    "async_safe",
     "async_to_sync",
+    "cancelled",
+    "check_cancelled",
     "iscoroutinefunction",
     "markcoroutinefunction",
     "sync_to_async",
