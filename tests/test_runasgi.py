@@ -323,3 +323,15 @@ def test_command_with_a_database_that_is_down_warns_and_goes_on(
     Command(stderr=error).warn_about_migrations()
     assert "not checked: nobody there" in error.getvalue()
     assert closed
+
+
+WRONG = """
+    ASYNCBRIDGE = {"REQUEST_THREADS": {"MAX": "8"}}
+    ASGI_APPLICATION = None
+"""
+
+
+def test_settings_that_are_wrong_are_one_line_also_without_checks(project: Project) -> None:
+    project.write("child_settings", WRONG, append=True)
+    child = project.start("runasgi", "0", "--skip-checks")
+    assert_one_line_error(child, """ASYNCBRIDGE["REQUEST_THREADS"]["MAX"] is '8'""")

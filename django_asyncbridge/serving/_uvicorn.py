@@ -3,11 +3,14 @@
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
+from typing import Literal
 
 import uvicorn
 
 from django_asyncbridge.bridge.typing import ASGI3Application
+
+_Tell = Callable[[Literal["started", "stopping"]], Awaitable[object]]
 
 # What uvicorn adds to the messages in which it says what it still waits for.
 _UVICORN_HINT = " (CTRL+C to force quit)"
@@ -22,11 +25,13 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's.
         hint: returns what to say, where uvicorn says that Ctrl-C ends the waiting.
+        tell: called with "started" once connections are taken, and with "stopping" when the end begins.
     """
 
-    def __init__(self, config: uvicorn.Config, hint: Callable[[], str]) -> None:
+    def __init__(self, config: uvicorn.Config, hint: Callable[[], str], tell: _Tell) -> None:
         super().__init__(config)
         self._hint = hint
+        self._tell = tell
         self._aborting = False
 
     @contextlib.contextmanager
@@ -52,6 +57,14 @@ class Server(uvicorn.Server):
         self._aborting = self.should_exit = True
         self._cancel_requests()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin as uvicorn does, and tell."""
+        await super().startup(sockets)
+        if (
+            self.started
+        ):  # pragma: no branch  # only some versions come here when the lifespan has failed
+            await self._tell("started")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End as uvicorn does, after cancelling what is in flight if that is wanted."""
         if self._aborting:
@@ -59,6 +72,7 @@ class Server(uvicorn.Server):
             for server in self.servers:
                 server.close()
             self._cancel_requests()
+        await self._tell("stopping")
         await super().shutdown(sockets)
 
     def _cancel_requests(self) -> None:
@@ -66,13 +80,13 @@ class Server(uvicorn.Server):
             task.cancel()
 
 
-def new_server(application: ASGI3Application, hint: Callable[[], str]) -> Server:
+def new_server(application: ASGI3Application, hint: Callable[[], str], tell: _Tell) -> Server:
     """Return a server for `application` that has not started.
 
-    `hint` is called while the server ends, for what its log says about ending at once.
+    `hint` is called while the server ends, for what its log says about ending at once; `tell` with what the server does.
 
     Logging is left alone (`django_asyncbridge.serving.logs`), and the kind of application is said, not
     guessed.
     """
     config = uvicorn.Config(application, interface="asgi3", lifespan="auto", log_config=None)
-    return Server(config, hint)
+    return Server(config, hint, tell)

@@ -6,11 +6,11 @@ from typing import cast
 from django.apps import apps
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
-from django.core.asgi import get_asgi_application
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.utils.module_loading import import_string
 
+from django_asyncbridge.asgi import get_asgi_application
 from django_asyncbridge.bridge.typing import ASGIApplication
 from django_asyncbridge.serving.errors import ApplicationError
 
@@ -26,7 +26,7 @@ class Served:
 
 
 def project_application() -> Served:
-    """Return what ``settings.ASGI_APPLICATION`` names, or Django's own ASGI handler if it is not set.
+    """Return what ``settings.ASGI_APPLICATION`` names, or the bridge's own handler if it is not set.
 
     With ``DEBUG`` and ``django.contrib.staticfiles`` installed, requests below ``STATIC_URL`` are
     answered from the apps' static files, as runserver does; everything else, WebSockets and lifespan
@@ -37,7 +37,7 @@ def project_application() -> Served:
     """
     path = getattr(settings, "ASGI_APPLICATION", None)
     if path is None:
-        served = Served(cast("ASGIApplication", get_asgi_application()), "Django's ASGI handler")
+        served = Served(cast("ASGIApplication", get_asgi_application()), "the project")
     else:
         served = Served(import_application(path), f"ASGI application {path!r}")
     if settings.DEBUG and apps.is_installed("django.contrib.staticfiles"):

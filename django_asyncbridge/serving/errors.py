@@ -4,9 +4,12 @@ __all__ = (
     "AddressError",
     "ApplicationError",
     "ListenError",
+    "OptionError",
+    "ServerClassError",
     "ServerNotInstalledError",
     "ServingError",
     "StartupError",
+    "in_one_line",
 )
 
 
@@ -32,3 +35,16 @@ class ServerNotInstalledError(ServingError, ImportError):
 
 class StartupError(ServingError, RuntimeError):
     """The application said in its lifespan that it cannot start."""
+
+
+class ServerClassError(ServingError, TypeError):
+    """The class to run cannot be imported, is no server, or cannot be made."""
+
+
+class OptionError(ServingError, ValueError):
+    """An option is unknown or missing, or its value is not what the constructor takes."""
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what an error is and says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -6,26 +6,23 @@ import importlib
 import os
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from django_asyncbridge.bridge.compatibility import guarantee_single_callable
 from django_asyncbridge.bridge.server import StatelessServer
 from django_asyncbridge.bridge.typing import ASGIApplication
 from django_asyncbridge.serving import errors
+from django_asyncbridge.serving._signals import taken
 from django_asyncbridge.serving.address import Address, listen
+from django_asyncbridge.signals import server_started, server_stopping
 
 if TYPE_CHECKING:
     from django_asyncbridge.serving._uvicorn import Server
 
 __all__ = ("HTTPServer", "require_uvicorn")
-
-# SIGBREAK is Ctrl-Break on Windows.
-_STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
-)
 
 
 class HTTPServer(StatelessServer):
@@ -102,21 +99,12 @@ class HTTPServer(StatelessServer):
         if self._uvicorn is not None:
             self._uvicorn.should_exit = True
 
-    @contextlib.contextmanager
-    def stop_on_signals(self) -> Iterator[None]:
+    def stop_on_signals(self) -> AbstractContextManager[None]:
         """Take the signals that end a server while the block runs; outside the main thread do nothing.
 
         `run` does this itself. Enter it earlier to be safe from a signal that arrives before `run`.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {number: signal.signal(number, self._on_signal) for number in _STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        return taken(self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Stop cleanly on the first signal of a kind, at once on the second.
@@ -136,6 +124,11 @@ class HTTPServer(StatelessServer):
         names = [_signal_name(number) for number in sorted(self._signals_seen)]
         return f" ({' or '.join(names)} again ends the process at once)" if names else ""
 
+    async def _tell(self, what: Literal["started", "stopping"]) -> None:
+        """Send the Django signal of what the server does."""
+        sent = server_started if what == "started" else server_stopping
+        await sent.asend_robust(sender=type(self), address=self._address)
+
     async def handle(self) -> None:
         """Run uvicorn until it is told to stop.
 
@@ -154,7 +147,7 @@ class HTTPServer(StatelessServer):
         with listen(self._wanted) if self._listener is None else self._listener as listener:
             self._address = Address.of(listener)
             application = guarantee_single_callable(self.application)
-            self._uvicorn = new_server(application, self._how_to_end_at_once)
+            self._uvicorn = new_server(application, self._how_to_end_at_once, self._tell)
             self._uvicorn.should_exit = self._stop_requested
             await _serve(self._uvicorn, listener)
 

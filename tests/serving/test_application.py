@@ -7,6 +7,7 @@ from django.core.wsgi import get_wsgi_application
 from django.test import override_settings
 
 from django_asyncbridge.bridge.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+from django_asyncbridge.handlers.asgi import ASGIHandler
 from django_asyncbridge.serving.application import import_application, project_application
 from django_asyncbridge.serving.errors import ApplicationError
 
@@ -26,10 +27,12 @@ def test_project_application_is_the_one_of_the_settings_as_it_is_outside_debug()
     assert served.name == f"ASGI application '{__name__}.refuse'"
 
 
-def test_project_application_without_the_setting_is_django_s() -> None:
+def test_project_application_without_the_setting_is_ours() -> None:
     with override_settings(DEBUG=True, ASGI_APPLICATION=None):
         served = project_application()
-    assert served.name == "Django's ASGI handler"
+    assert served.name == "the project"
+    # Behind the static files.
+    assert type(getattr(served.application, "application", None)) is ASGIHandler
 
 
 def test_project_application_without_staticfiles_is_not_wrapped() -> None:

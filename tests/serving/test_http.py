@@ -1,16 +1,20 @@
 """`HTTPServer` in process: its ways to end, and what it needs."""
 
 import asyncio
+import contextlib
 import signal
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
+from django.dispatch import Signal
 
 from django_asyncbridge.bridge.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django_asyncbridge.serving import http as serving_http
 from django_asyncbridge.serving.address import Address, listen
 from django_asyncbridge.serving.errors import ListenError, ServerNotInstalledError, StartupError
 from django_asyncbridge.serving.http import HTTPServer
+from django_asyncbridge.signals import server_started, server_stopping
 from tests.serving.children import LIMIT_SECONDS
 from tests.support import run_in_thread
 
@@ -164,3 +168,58 @@ def test_http_server_whose_application_fails_to_start_raises() -> None:
     with pytest.raises(StartupError, match="failed to start"):
         HTTPServer(application, listener=listener).run()
     assert listener.fileno() == -1
+
+
+# --- What it tells -----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def told() -> Iterator[list[tuple[str, object]]]:
+    """Give a list of the signals of servers and the addresses they tell."""
+    log: list[tuple[str, object]] = []
+
+    async def started(address: object, **_kwargs: object) -> None:
+        log.append(("started", address))
+
+    def stopping(address: object, **_kwargs: object) -> None:
+        log.append(("stopping", address))
+
+    def fail(**_kwargs: object) -> None:
+        raise ValueError("no good")
+
+    receivers: list[tuple[Signal, Callable[..., object]]] = [
+        (server_started, started),
+        (server_stopping, stopping),
+    ]
+    receivers += [(server_started, fail), (server_stopping, fail)]
+    for one, receiver in receivers:
+        one.connect(receiver)
+    try:
+        yield log
+    finally:
+        for one, receiver in receivers:
+            one.disconnect(receiver)
+
+
+def test_http_server_tells_its_begin_and_its_end_whatever_receivers_raise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = HTTPServer(refuse, address=Address(port=0))
+    server.stop()
+    with told() as log:
+        server.run()
+    assert log == [("started", server.address), ("stopping", server.address)]
+    assert server.address is not None
+    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == [
+        *["django.dispatch"] * 2
+    ]
+
+
+def test_http_server_that_fails_to_start_tells_nothing() -> None:
+    async def fail(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no good"})
+
+    with told() as log, pytest.raises(StartupError):
+        HTTPServer(fail, address=Address(port=0)).run()
+    assert log == []

@@ -1,19 +1,19 @@
 """``manage.py runasgi``: serve the project over ASGI, in one process."""
 
-from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, connections
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError, CommandParser
 
+from django_asyncbridge.management.serving_command import ServingCommand
 from django_asyncbridge.serving.address import Address, listen, parse_addrport
 from django_asyncbridge.serving.application import Served, project_application
 from django_asyncbridge.serving.errors import ServingError
 from django_asyncbridge.serving.http import HTTPServer, require_uvicorn
 
 
-class Command(BaseCommand):
+class Command(ServingCommand):
     """Serves the project over ASGI until Ctrl-C or SIGTERM."""
 
     help = "Serves the project over ASGI (HTTP and WebSocket), in one process, with uvicorn."
@@ -36,18 +36,8 @@ class Command(BaseCommand):
             served = project_application()
             self.warn_about_migrations()
             self.serve(served, address)
-        except ServingError as error:
+        except (ServingError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
-
-    def warn_about_migrations(self) -> None:
-        """Say which migrations are missing; a database that is down must not keep the site down."""
-        try:
-            self.check_migrations()
-        except DatabaseError as error:
-            text = f"The database does not answer, so its migrations were not checked: {error}"
-            self.stderr.write(self.style.WARNING(text))
-        finally:
-            connections.close_all()
 
     def serve(self, served: Served, address: Address) -> None:
         """Listen, print the banner, and serve until told to stop."""
@@ -58,16 +48,6 @@ class Command(BaseCommand):
         server = HTTPServer(served.application, listener=listener)
         # Taken before the banner: whoever reads it may send a signal at once.
         with server.stop_on_signals():
-            self.print_banner(served.name, address.url(listener.getsockname()[1]))
+            url = address.url(listener.getsockname()[1])
+            self.print_banner(f"Serving {served.name} at {url}")
             server.run()
-
-    def print_banner(self, name: str, url: str) -> None:
-        """Say what is served, where, and how to stop it."""
-        self.stdout.write(
-            f"{datetime.now().strftime('%B %d, %Y - %X')}\n"
-            f"Django version {self.get_version()}, using settings {settings.SETTINGS_MODULE!r}\n"
-            f"Serving {name} at {url}\n"
-            "Quit the server with CONTROL-C."
-        )
-        # Python holds lines back when the output is not a terminal.
-        self.stdout.flush()
