@@ -1,7 +1,8 @@
 """Settings of testproject: what ``startproject`` writes, plus the bridge and the guest book.
 
-Two environment variables: ``DJANGO_DEBUG=0`` turns debugging off, ``DJANGO_SECRET_KEY`` replaces the
-development key. Everything else is here.
+Three environment variables: ``DJANGO_DEBUG=0`` turns debugging off, ``DJANGO_SECRET_KEY`` replaces the
+development key, ``TESTPROJECT_POSTGRES`` ("host=127.0.0.1 user=postgres dbname=testproject") takes PostgreSQL for
+SQLite. Everything else is here.
 """
 
 import os
@@ -27,8 +28,9 @@ INSTALLED_APPS = [
     "testproject.guestbook",
 ]
 
-# startproject's seven, in its order.
+# startproject's seven, in its order, below the one that gives each request its thread with any handler.
 MIDDLEWARE = [
+    "django_asyncbridge.middleware.ThreadSensitiveContextMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -58,6 +60,8 @@ TEMPLATES = [
 ASGI_APPLICATION = "testproject.asgi.application"
 WSGI_APPLICATION = "testproject.wsgi.application"
 
+ASYNCBRIDGE = {"WEBSOCKET_APPLICATION": "testproject.ws.application"}
+
 # Several threads write at once under ASGI. With a write-ahead log readers do not wait for the writer;
 # taking the write lock when a transaction begins lets a second writer wait for its turn (up to
 # `timeout` seconds), where upgrading a read lock later would fail at once with "database is locked".
@@ -72,6 +76,16 @@ DATABASES = {
         },
     }
 }
+
+if conninfo := os.environ.get("TESTPROJECT_POSTGRES"):
+    words = dict(word.split("=", 1) for word in conninfo.split())
+    DATABASES = {
+        "default": {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": words.pop("dbname", "testproject"),
+            "OPTIONS": words,
+        }
+    }
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

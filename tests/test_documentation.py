@@ -2,8 +2,10 @@
 
 import ast
 import builtins
+import contextlib
 import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterator
 from importlib import metadata
@@ -42,11 +44,14 @@ def documented_errors(docstring: str) -> Iterator[str]:
 
 
 def resolved(dotted_name: str, module: ModuleType) -> Any:
-    """Return what a name means in a module, or None if it means nothing there."""
+    """Return what a name means in a module, or anywhere if it is a whole path; None if it means nothing."""
     first, *others = dotted_name.split(".")
     value = getattr(module, first, getattr(builtins, first, None))
     for name in others:
         value = getattr(value, name, None)
+    if value is None and others:
+        with contextlib.suppress(ImportError, AttributeError, ValueError):
+            value = pkgutil.resolve_name(dotted_name)
     return value
 
 

@@ -292,10 +292,12 @@ def test_wsgi_application_serves_the_same_pages() -> None:
 # --- Settings and migrations -----------------------------------------------
 
 
-def test_middleware_is_startproject_s_in_its_order() -> None:
+def test_middleware_is_ours_and_startproject_s_in_its_order() -> None:
     template = Path(django.__file__).parent / "conf/project_template/project_name/settings.py-tpl"
     [block] = re.findall(r"^MIDDLEWARE = \[(.*?)^\]", template.read_text(), re.M | re.S)
-    assert re.findall(r"[\"'](.+?)[\"']", block) == settings.MIDDLEWARE
+    ours, *others = settings.MIDDLEWARE
+    assert ours == "django_asyncbridge.middleware.ThreadSensitiveContextMiddleware"
+    assert re.findall(r"[\"'](.+?)[\"']", block) == others
 
 
 def test_migrations_describe_the_models() -> None:
