@@ -561,18 +561,18 @@ def test_lease_whose_first_call_was_being_posted_by_another_thread_at_the_fork_w
     pool = WorkerPool("testing")
     lease = Lease(pool)
     noted, go_on = threading.Event(), threading.Event()
-    lend = pool._lend
+    lend = pool._lend_locked
 
-    def lend_late(tenant):
+    def lend_late(tenant, changes):
         noted.set()
         go_on.wait(10)
-        lend(tenant)
+        lend(tenant, changes)
 
-    pool._lend = lend_late
+    pool._lend_locked = lend_late
     posting = threading.Thread(target=lambda: lease.submit(int).result(10))
     posting.start()
-    noted.wait(10)
-    del pool._lend
+    assert noted.wait(10)
+    del pool._lend_locked
     try:
         in_child(lambda: lease.submit(int).result(2))
     finally:
