@@ -174,6 +174,13 @@ def test_way_offers_an_exception_of_rendering_to_the_exception_hooks() -> None:
     assert (repr(response), site.events) == ("by hook", ["t", "x"])
 
 
+def test_way_offers_what_a_template_hook_returned_and_cannot_be_rendered_to_the_exception_hooks() -> (
+    None
+):
+    site, response = with_template_hook(Answer("plain"), Unrendered("view"))
+    assert (repr(response), site.events) == ("by hook", ["t", "x"])
+
+
 def test_way_with_a_template_hook_that_returns_none_names_it() -> None:
     _, response = with_template_hook(None, Unrendered("view"))
     assert repr(response) == ("ValueError('Middleware.process_template_response returned None')")

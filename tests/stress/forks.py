@@ -2,18 +2,17 @@
 
 A child has the forking thread only. What it must not do is come back: it ends in here, whatever happens.
 
-Measuring tools have locks of their own. Under coverage a child now and then stops in coverage's at-fork handler, before anything
-of ours runs in it, when another thread had such a lock. So a child says that it has begun; one that does not is ended, and
-another is forked. Without coverage nothing of the kind is forgiven: there it is waited for.
+A child is not measured. Coverage has locks of its own, which another thread may hold at the fork: whatever takes one in the child then waits
+for ever, be it coverage's at-fork handler, its tracer in a file that is new to it, or what it does at `os._exit`.
 """
 
+import contextlib
 import json
 import os
-import select
-import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from tests.stress.watch import set_limit
@@ -22,44 +21,48 @@ __all__ = ("fork",)
 
 # Long enough for a busy machine: the work takes milliseconds.
 _LIMIT_SECONDS = 20
-_BEGINS_SECONDS = 10
-_BEGUN = b"!"
+# What coverage's at-fork handler starts anew from.
+_VARIABLES = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 
 
 def fork(work: Callable[[], Any]) -> Any:
     """Call `work` in a forked child and return what it returns, or a text that says how the child ended."""
-    pid, reader = _forked(work)
-    while not _has_begun(reader):  # pragma: no cover  # see above
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(reader)
-        pid, reader = _forked(work)
+    reader, writer = os.pipe()
+    with _unmeasured():
+        pid = os.fork()
+        if pid == 0:
+            _be_the_child(work, writer)  # pragma: no cover
+    os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        told = pipe.read().removeprefix(_BEGUN)
+        told = pipe.read()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return json.loads(told) if code == 0 else f"the forked child ended with {code}"
 
 
-def _forked(work: Callable[[], Any]) -> tuple[int, int]:
-    """Return a child, and the end of the pipe on which it tells."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _be_the_child(work, writer)  # pragma: no cover  # measured from the next frame on
-    os.close(writer)
-    return pid, reader
+@contextlib.contextmanager
+def _unmeasured() -> Iterator[None]:
+    """Hide from coverage's at-fork handler that there is something to measure."""
+    coverage: Any = sys.modules.get("coverage")
+    running = [] if coverage is None else coverage.Coverage._instances
+    hidden = running[:]
+    variables = {name: os.environ.pop(name) for name in _VARIABLES if name in os.environ}
+    running.clear()
+    try:
+        yield
+    finally:
+        running[:] = hidden
+        os.environ.update(variables)
 
 
-def _has_begun(reader: int) -> bool:
-    """Wait for a sign of the child, or for its end."""
-    patience = _BEGINS_SECONDS if "coverage" in sys.modules else None
-    return bool(select.select([reader], [], [], patience)[0])
-
-
-def _be_the_child(work: Callable[[], Any], writer: int) -> NoReturn:
+def _be_the_child(
+    work: Callable[[], Any], writer: int
+) -> NoReturn:  # pragma: no cover  # it is not measured
+    sys.settrace(None)
+    threading.settrace(None)
+    # The system's own function; coverage puts one of its own into `os`.
+    os._exit = sys.modules["posix"]._exit
     code = 1
     try:
-        os.write(writer, _BEGUN)
         set_limit(_LIMIT_SECONDS)  # the parent's alarm is not inherited
         told = json.dumps(work()).encode()
         with os.fdopen(writer, "wb") as pipe:

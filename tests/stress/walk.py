@@ -237,14 +237,16 @@ class Walk(ABC):
     ) -> None:
         """Fork a child for a tree, and check what it tells."""
 
-        def child() -> tuple[Outcome, list[str]]:
+        def child() -> tuple[
+            Outcome, list[str]
+        ]:  # pragma: no cover  # nor is what it calls: see forks
             return type(self)(Report(), self.variables).as_child(node, here)
 
         told = fork(child if context is None else lambda: context.run(child))
         expected = [list(outcome_of(node)), []]
         self.report.check(told == expected, f"a child of {node.number} told {told}")
 
-    def as_child(self, node: Node, here: Here) -> tuple[Outcome, list[str]]:
+    def as_child(self, node: Node, here: Here) -> tuple[Outcome, list[str]]:  # pragma: no cover
         """Walk through a tree in a forked child; return the outcome and what is wrong."""
         install(self.report)
         before = Before()
@@ -256,19 +258,19 @@ class Walk(ABC):
         """Start a tree in this thread, which nobody waits for."""
         try:
             with self.judged(node, here) as got:
-                if node.is_async:
+                if node.is_async:  # pragma: no cover
                     got.value = asyncio.run(self.alone(node, here))
                 else:
                     got.value = self.sync_node(node, here)
         except PlannedError as error:
             return Outcome(failed=error.number)
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError):  # pragma: no cover
             return Outcome(failed=-1)  # reported already
         finally:
             self.check_left(here.scene.left)
         return Outcome(got.value)
 
-    async def alone(self, node: Node, here: Here) -> int:
+    async def alone(self, node: Node, here: Here) -> int:  # pragma: no cover
         """Be the first coroutine of a loop in this thread."""
         loop = asyncio.get_running_loop()
         with self.homes.own_loop(loop):
