@@ -26,6 +26,7 @@ __all__ = (
     "application_refusal",
     "import_lifespan",
     "import_websocket_application",
+    "is_wsgi",
     "lifespan_refusal",
     "manager_refusal",
     "websocket_refusal",
@@ -63,7 +64,7 @@ def application_refusal(code: object) -> Refusal | None:
     if signature is None or _takes(signature, 3):
         return None
     single = _takes(signature, 1)
-    if _takes(signature, 2) and not single:
+    if is_wsgi(code):
         hint = (
             "Wrap it: WsgiToAsgi(application), with "
             '"from django_asyncbridge.bridge.wsgi import WsgiToAsgi".'
@@ -73,6 +74,14 @@ def application_refusal(code: object) -> Refusal | None:
     if not single or (not isinstance(code, type) and _wrapping.is_async(code)):
         return Refusal(f"takes {signature}", _HOW_TO_WRITE_ONE)
     return None
+
+
+def is_wsgi(code: object) -> bool:
+    """Tell whether a callable takes two arguments, as WSGI applications do, and cannot be called as ASGI applications are."""
+    signature = _signature(code) if callable(code) else None
+    if signature is None:
+        return False
+    return _takes(signature, 2) and not (_takes(signature, 1) or _takes(signature, 3))
 
 
 def websocket_refusal(code: object) -> Refusal | None:

@@ -106,6 +106,23 @@ class Conf:
     lifespan: str | None = None
     websocket_application: str | None = None
 
+    def in_words(self) -> str:
+        """Return what a server says of the settings in one line when it starts."""
+        maximum = self.request_threads.maximum
+        executors = (
+            name if one.max_workers is None else f"{name} ({one.max_workers})"
+            for name, one in self.executors.items()
+        )
+        return "; ".join(
+            [
+                f"request threads: {'any number' if maximum is None else f'at most {maximum}'}",
+                f"executors: {', '.join(executors)}",
+                f"Django's own calls: {'accelerated' if self.accelerate_django else 'as they are'}",
+                f"lifespan: {self.lifespan or 'none'}",
+                f"WebSockets: {self.websocket_application or 'refused'}",
+            ]
+        )
+
 
 # --- Reading ---------------------------------------------------------------------
 

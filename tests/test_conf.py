@@ -339,3 +339,24 @@ def test_conf_listener_hears_of_each_change_after_it(heard: list[Any]) -> None:
     with override_settings(ASYNCBRIDGE={"ACCELERATE_DJANGO": False}):
         assert [one.accelerate_django for one in heard] == [False]
     assert [one.accelerate_django for one in heard] == [False, True]
+
+
+def test_conf_in_words_says_what_counts_for_a_server() -> None:
+    assert Conf().in_words() == (
+        "request threads: any number; executors: default (32); Django's own calls: accelerated; "
+        "lifespan: none; WebSockets: refused"
+    )
+    parsed, problems = conf.parse(
+        {
+            "REQUEST_THREADS": {"MAX": 8},
+            "EXECUTORS": {"cpu": {"BACKEND": "concurrent.futures.ProcessPoolExecutor"}},
+            "ACCELERATE_DJANGO": False,
+            "LIFESPAN": "mysite.asgi.lifespan",
+            "WEBSOCKET_APPLICATION": "mysite.ws.application",
+        }
+    )
+    assert problems == []
+    assert parsed.in_words() == (
+        "request threads: at most 8; executors: default (32), cpu; Django's own calls: as they are; "
+        "lifespan: mysite.asgi.lifespan; WebSockets: mysite.ws.application"
+    )

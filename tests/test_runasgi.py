@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -42,7 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Child, str]
     """Testproject served from a migrated database, and its address."""
     project = Project(tmp_path_factory.mktemp("site"))
     assert project.start("migrate").end() == 0
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     yield child, child.wait_for_url()
     project.close()
 
@@ -65,7 +66,7 @@ def assert_one_line_error(child: Child, text: str) -> None:
 
 def test_banner_names_the_application_the_settings_and_how_to_stop(site: tuple[Child, str]) -> None:
     child, url = site
-    banner = "\n".join(child.out[:4])
+    banner = "\n".join(child.out[:5])
     assert "using settings 'child_settings'" in banner
     assert f"Serving ASGI application 'testproject.asgi.application' at {url}" in banner
     assert "Quit the server with CONTROL-C." in banner
@@ -147,7 +148,7 @@ def test_signal_lets_the_request_in_flight_finish_and_ends_with_code_0(
     project: Project, number: int
 ) -> None:
     project.use_application(ECHO_APPLICATION)
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     url = child.wait_for_url()
     request = InFlight(url)
     child.signal(number)
@@ -161,7 +162,7 @@ def test_signal_lets_the_request_in_flight_finish_and_ends_with_code_0(
 
 
 def test_signal_right_after_the_banner_ends_with_code_0(project: Project) -> None:
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     child.wait_for("Quit the server")
     child.signal(signal.SIGINT)
     assert child.end() == 0
@@ -171,7 +172,7 @@ def test_signal_right_after_the_banner_ends_with_code_0(project: Project) -> Non
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_second_signal_of_a_kind_ends_at_once(project: Project, number: int) -> None:
     project.use_application(ECHO_APPLICATION)
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     request = InFlight(child.wait_for_url())
     child.signal(number)
     child.wait_for("Waiting for connections to close")
@@ -186,7 +187,7 @@ def test_second_signal_of_a_kind_ends_at_once(project: Project, number: int) -> 
 )
 def test_log_says_which_signal_ends_at_once(project: Project, number: int, name: str) -> None:
     project.use_application(ECHO_APPLICATION)
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     request = InFlight(child.wait_for_url())
     child.signal(number)
     child.wait_for(rf"to close\. \({name} again ends the process at once\)$")
@@ -196,7 +197,7 @@ def test_log_says_which_signal_ends_at_once(project: Project, number: int, name:
 
 def test_sigterm_after_sigint_is_one_wish_to_stop(project: Project) -> None:
     project.use_application(ECHO_APPLICATION)
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     request = InFlight(child.wait_for_url())
     child.signal(signal.SIGINT)
     child.wait_for("Waiting for connections to close")
@@ -219,12 +220,12 @@ def test_bad_address_is_one_line(project: Project) -> None:
 
 def test_application_that_cannot_be_imported_is_one_line(project: Project) -> None:
     project.use_application("other_name = None")
-    assert_one_line_error(project.start("runasgi", "0"), "cannot be imported")
+    assert_one_line_error(project.start("runasgi", "0", "--noreload"), "cannot be imported")
 
 
 def test_lifespan_that_fails_to_start_is_one_line_after_its_log(project: Project) -> None:
     project.use_application(FAILING_APPLICATION)
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     assert_one_line_error(child, "failed to start")
     assert [line for line in child.err if "the cache is cold" in line]
 
@@ -256,7 +257,7 @@ def test_application_that_raises_is_logged_with_an_ordinary_logging_setting(
         raise ValueError("the application is broken")
     """
     )
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     with pytest.raises(urllib.error.HTTPError, match="500") as caught:
         get(child.wait_for_url())
     caught.value.close()
@@ -270,7 +271,7 @@ def test_application_that_raises_is_logged_with_an_ordinary_logging_setting(
 def test_lifespan_that_fails_says_why_with_an_ordinary_logging_setting(project: Project) -> None:
     project.write("child_settings", LOGGING, append=True)
     project.use_application(GET_APPLICATION + FAILING_APPLICATION)
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     assert_one_line_error(child, "failed to start")
     assert [line for line in child.err if "the cache is cold" in line]
 
@@ -278,7 +279,9 @@ def test_lifespan_that_fails_says_why_with_an_ordinary_logging_setting(project: 
 @pytest.mark.parametrize("value", ["''", "7"])
 def test_asgi_application_that_is_no_path_is_one_line(project: Project, value: str) -> None:
     project.write("child_settings", f"ASGI_APPLICATION = {value}\n", append=True)
-    assert_one_line_error(project.start("runasgi", "0"), "such as 'mysite.asgi.application'")
+    assert_one_line_error(
+        project.start("runasgi", "0", "--noreload"), "such as 'mysite.asgi.application'"
+    )
 
 
 def test_missing_extra_is_one_line_that_says_what_to_install() -> None:
@@ -294,7 +297,7 @@ def test_missing_extra_is_one_line_that_says_what_to_install() -> None:
 
 
 def test_unapplied_migrations_are_warned_about(project: Project) -> None:
-    child = project.start("runasgi", "0")
+    child = project.start("runasgi", "0", "--noreload")
     child.wait_for("unapplied migration")
     child.wait_for_url()
 
@@ -333,5 +336,17 @@ WRONG = """
 
 def test_settings_that_are_wrong_are_one_line_also_without_checks(project: Project) -> None:
     project.write("child_settings", WRONG, append=True)
-    child = project.start("runasgi", "0", "--skip-checks")
+    child = project.start("runasgi", "0", "--noreload", "--skip-checks")
     assert_one_line_error(child, """ASYNCBRIDGE["REQUEST_THREADS"]["MAX"] is '8'""")
+
+
+@pytest.mark.parametrize("option", [{"workers": 2}, {"reload": True}])
+def test_workers_of_call_command_are_an_error(option: dict[str, Any]) -> None:
+    with pytest.raises(CommandError, match="not to call_command"):
+        call_command("runasgi", **option)
+
+
+def test_environment_of_a_worker_set_by_hand_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASYNCBRIDGE_WORKER", "yes")
+    with pytest.raises(CommandError, match="ASYNCBRIDGE_WORKER is 'yes'"):
+        call_command("runasgi")

@@ -420,3 +420,37 @@ def test_syslog_server_takes_from_whom_it_may_and_no_more_than_a_queue_holds(
 def test_syslog_server_that_cannot_listen_raises(host: str, port: int) -> None:
     with pytest.raises(ListenError, match=f"Cannot listen on {re.escape(host)}, port {port}: "):
         SyslogServer(idle, host=host, port=port).listen()
+
+
+# --- Reloading ---------------------------------------------------------------------------
+
+RELOADED = """
+    import asyncio
+    from django_asyncbridge.bridge.server import StatelessServer
+
+    class Server(StatelessServer):
+        async def handle(self):
+            print("{text}", flush=True)
+            await asyncio.Event().wait()
+"""
+
+
+def test_reload_runs_the_server_anew_with_changed_code(project: Project) -> None:
+    project.write("child_settings", 'INSTALLED_APPS += ["child_app"]', append=True)
+    (project.directory / "child_app").mkdir()
+    project.write("child_app/__init__", "")
+    project.write("child_app/servers", RELOADED.format(text="the first"))
+    child = project.start("runstateless", "child_app.servers.Server", "--reload")
+    child.wait_for("the first")
+    project.write("child_app/servers", "def")
+    child.wait_for("CommandError: 'child_app.servers.Server' cannot be imported: SyntaxError")
+    project.write("child_app/servers", RELOADED.format(text="the second"))
+    child.wait_for("the second")
+    child.signal(signal.SIGTERM)
+    assert child.end() == 0
+    assert not tracebacks(child)
+
+
+def test_reload_of_call_command_is_an_error() -> None:
+    with pytest.raises(CommandError, match="not to call_command"):
+        call_command("runstateless", "child_app.servers.Server", reload=True)

@@ -177,6 +177,11 @@ class Lease(WorkExecutor):
         """Tell whether a call has brought a worker, which the lease still has; in any thread."""
         return self._worker is not None
 
+    def thread_name(self) -> str | None:
+        """Return the name of the thread that the lease has at this moment; None if no call has brought it one, in any thread."""
+        worker = self._worker
+        return None if worker is None else worker.thread.name
+
     def is_over(self) -> bool:
         """Tell whether the lease was given back; in any thread."""
         return self._ended

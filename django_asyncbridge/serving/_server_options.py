@@ -13,7 +13,12 @@ from collections import abc
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from django_asyncbridge.serving.errors import OptionError, ServerClassError, in_one_line
+from django_asyncbridge.serving.errors import (
+    OptionError,
+    ServerClassError,
+    ServingError,
+    in_one_line,
+)
 
 __all__ = ("make_server",)
 
@@ -31,6 +36,7 @@ def make_server(cls: type[Any], application: Any, options: Iterable[str]) -> Any
     Raises:
         OptionError: an option is not in that form, is given twice, unknown or missing, or its value does not fit.
         ServerClassError: the constructor takes no application, or it raised; then that is the error's ``__cause__``.
+        ServingError: the constructor raised one itself.
     """
     constructor = _constructor_of(cls)
     if "application" not in constructor.parameters:
@@ -40,6 +46,9 @@ def make_server(cls: type[Any], application: Any, options: Iterable[str]) -> Any
     arguments = _arguments(constructor, options)
     try:
         return cls(application=application, **arguments)
+    except ServingError:
+        # It says already what to do.
+        raise
     except Exception as error:
         raise ServerClassError(f"{cls.__name__} cannot be made: {in_one_line(error)}") from error
 

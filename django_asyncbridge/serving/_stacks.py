@@ -34,6 +34,7 @@ class Line(NamedTuple):
         return f"{self.filename}:{self.number} in {self.function}"
 
     def is_library(self) -> bool:
+        """Tell whether the line is not the project's own."""
         if self.filename.startswith(("<frozen ", *_LIBRARIES)):
             return True
         return not {"site-packages", "dist-packages"}.isdisjoint(Path(self.filename).parts)

@@ -1,15 +1,21 @@
-"""Where to listen: the address a user writes, and the socket it becomes."""
+"""Where to listen: the address a user writes, and the socket it becomes.
 
+Nothing is kept here; any thread may call all of it.
+"""
+
+import contextlib
 import errno
 import os
 import re
 import socket
+import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from django_asyncbridge.serving.errors import AddressError, ListenError
 
-__all__ = ("Address", "listen", "parse_addrport")
+__all__ = ("Address", "inherit", "listen", "listen_unix", "parse_addrport", "remove_unix")
 
 # runserver's forms, and underscores, which container networks allow in host names.
 _ADDRPORT = re.compile(
@@ -41,10 +47,10 @@ class Address:
             return None
         return cls(*listener.getsockname()[:2])
 
-    def url(self, port: int) -> str:
+    def url(self, port: int, scheme: str = "http") -> str:
         """Return the address for a browser, with the `port` that is really listened on."""
         host = "0.0.0.0" if self.host == "0" else self.host
-        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
 
 
 def parse_addrport(text: str | None) -> Address:
@@ -114,3 +120,88 @@ def _open(listener: socket.socket, target: tuple[Any, ...]) -> None:
     listener.bind(target)
     listener.listen(_BACKLOG)
     listener.setblocking(False)
+
+
+# --- Unix sockets ----------------------------------------------------------------------
+
+# uvicorn's choice: a proxy in front of the server often runs as another user.
+_UNIX_MODE = 0o666
+
+
+def listen_unix(path: str) -> socket.socket:
+    """Open a socket that listens at `path` of the file system; whoever may open the directory may connect.
+
+    A socket that is there already, left by a server that was killed, is replaced; one that somebody listens on is not.
+    The caller closes the socket, and then calls `remove_unix`.
+
+    Raises:
+        ListenError: somebody listens there, something else has that name, or the system refuses the path.
+    """
+    if not hasattr(socket, "AF_UNIX"):  # pragma: no cover  # Windows
+        raise ListenError("This system has no Unix sockets; listen on a port.")
+    _make_way(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        Path(path).chmod(_UNIX_MODE)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"Cannot listen on {path!r}: {error.strerror or error}.") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _make_way(path: str) -> None:
+    """Remove the socket of a server that has ended."""
+    try:
+        mode = Path(path).lstat().st_mode
+    except OSError:
+        return  # nothing is there, or binding says what is wrong
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"Cannot listen on {path!r}: something that is no socket has that name.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # Somebody listens, even if that one cannot take the connection now.
+        if probe.connect_ex(path) != errno.ECONNREFUSED:
+            raise ListenError(f"Cannot listen on {path!r}: that socket is already in use.")
+    with contextlib.suppress(OSError):
+        Path(path).unlink()
+
+
+def remove_unix(path: str) -> None:
+    """Remove the socket at `path`, unless somebody has begun to listen there; nothing there is no error."""
+    with contextlib.suppress(OSError):
+        _make_way(path)
+
+
+# --- Inherited sockets -------------------------------------------------------------------
+
+
+def inherit(fileno: int) -> socket.socket:
+    """Return the listening socket that this process was started with, as file descriptor `fileno`.
+
+    A process manager opens it, systemd for one (the first is 3). It becomes the caller's, who closes it.
+
+    Raises:
+        ListenError: no such descriptor is open, or it is no socket that listens for streams.
+    """
+    try:
+        listener = socket.socket(fileno=fileno)
+    except OSError as error:
+        raise ListenError(
+            f"File descriptor {fileno} is no socket that this process was started with: {error.strerror}."
+        ) from error
+    if listener.type != socket.SOCK_STREAM or not _listens(listener):
+        listener.detach()
+        raise ListenError(
+            f"File descriptor {fileno} is a socket that does not listen for connections."
+        )
+    listener.setblocking(False)
+    return listener
+
+
+def _listens(listener: socket.socket) -> bool:
+    try:
+        return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except (AttributeError, OSError):  # pragma: no cover  # systems that do not tell
+        return True

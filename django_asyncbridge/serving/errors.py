@@ -1,8 +1,13 @@
-"""What can go wrong before a server serves; each message is one line that a user can act on."""
+"""What can go wrong before a server serves; each message is one line that a user can act on.
+
+`FailureReportedError` alone is of another kind: see there.
+"""
 
 __all__ = (
     "AddressError",
     "ApplicationError",
+    "CertificateError",
+    "FailureReportedError",
     "ListenError",
     "OptionError",
     "ServerClassError",
@@ -29,6 +34,10 @@ class ApplicationError(ServingError, ImportError):
     """The application to serve cannot be imported, or is not one."""
 
 
+class CertificateError(ServingError, ValueError):
+    """The certificate for TLS, or its key, cannot be used."""
+
+
 class ServerNotInstalledError(ServingError, ImportError):
     """uvicorn, which the extra ``server`` installs, is not there."""
 
@@ -43,6 +52,10 @@ class ServerClassError(ServingError, TypeError):
 
 class OptionError(ServingError, ValueError):
     """An option is unknown or missing, or its value is not what the constructor takes."""
+
+
+class FailureReportedError(Exception):
+    """Stands for an exception of the application that `HTTPServer` has reported: uvicorn answers it, and does not log it again."""
 
 
 def in_one_line(error: Exception) -> str:

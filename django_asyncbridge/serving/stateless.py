@@ -13,12 +13,9 @@ sets a flag and wakes the event loop. Everything else keeps nothing; any thread 
 
 import asyncio
 import functools
-import importlib
 import inspect
 import logging
-import operator
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable
@@ -35,13 +32,11 @@ from django_asyncbridge.bridge._ending import ended, raise_failure, to_the_end
 from django_asyncbridge.bridge.server import StatelessServer
 from django_asyncbridge.serving._server_options import make_server
 from django_asyncbridge.serving._signals import STOP_SIGNALS, taken
-from django_asyncbridge.serving.application import import_application
+from django_asyncbridge.serving.application import import_application, import_object
 from django_asyncbridge.serving.errors import (
     ApplicationError,
     OptionError,
     ServerClassError,
-    ServingError,
-    in_one_line,
 )
 from django_asyncbridge.serving.http import HTTPServer
 from django_asyncbridge.signals import server_started, server_stopping
@@ -58,10 +53,6 @@ __all__ = (
 logger = logging.getLogger("django_asyncbridge.serving.stateless")
 
 
-# A module, and a name in it; after a colon also a name in that.
-_PATH = re.compile(r"(\w+(?:\.\w+)*)[.:](\w+(?:\.\w+)*)")
-
-
 # --- What to run ---------------------------------------------------------------------
 
 
@@ -75,7 +66,7 @@ def import_server(path: str) -> type[Any]:
         ServerClassError: nothing is there, importing it raised, or it is no class that can serve; with what to name or write instead.
             What the import raised is the error's ``__cause__``.
     """
-    found = _import(path, "mysite.servers.SyslogServer", ServerClassError)
+    found = import_object(path, "mysite.servers.SyslogServer", ServerClassError)
     problem = _problem_of(found)
     if problem is not None:
         raise ServerClassError(f"{path!r} {problem}")
@@ -134,7 +125,7 @@ def choose_application(path: str | None) -> tuple[Any, str]:
     """
     named = getattr(settings, "ASGI_APPLICATION", None)
     if path is not None:
-        application = _import(path, "mysite.syslog.application", ApplicationError)
+        application = import_object(path, "mysite.syslog.application", ApplicationError)
         refusal = application_refusal(application)
         if refusal is not None:
             raise ApplicationError(f"{path!r} {refusal.problem}. {refusal.hint}")
@@ -142,18 +133,6 @@ def choose_application(path: str | None) -> tuple[Any, str]:
     if named is not None:
         return import_application(named), f"ASGI application {named!r}"
     return get_asgi_application(), "the project"
-
-
-def _import(path: str, example: str, error_class: type[ServingError]) -> Any:
-    """Import what `path` names, in either way to write one."""
-    match = _PATH.fullmatch(path)
-    if match is None:
-        raise error_class(f"{path!r} is not a dotted path such as {example!r}.")
-    module, name = match.groups()
-    try:
-        return operator.attrgetter(name)(importlib.import_module(module))
-    except Exception as error:
-        raise error_class(f"{path!r} cannot be imported: {in_one_line(error)}") from error
 
 
 # --- Running it ----------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_way_offers_no_exception_of_a_view_hook_to_the_exception_hooks() -> None
 # --- Rendering ----------------------------------------------------------------------
 
 
-def with_template_hook(what: Act, view: Answer) -> tuple[FakeSite, Any]:
+def with_template_hook(what: Act | Answer, view: Answer) -> tuple[FakeSite, Any]:
     site = FakeSite(lambda *_: view)
 
     class Middleware:

@@ -8,11 +8,16 @@ keeps its traceback, unless it is a `ServingError`.
 Which thread may touch what. A command runs in the main thread, from its start to its end.
 """
 
+import functools
 import logging
+import os
+import signal
+import sys
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
+from django.utils.autoreload import get_child_arguments
 
 from django_asyncbridge.management.serving_command import ServingCommand
 from django_asyncbridge.serving.errors import ServingError
@@ -22,6 +27,7 @@ from django_asyncbridge.serving.stateless import (
     import_server,
     make_server,
 )
+from django_asyncbridge.serving.supervisor import Supervisor
 
 __all__ = ("Command", "show_logs")
 
@@ -50,16 +56,38 @@ class Command(ServingCommand):
             help="The ASGI application, as mysite.syslog.application or mysite.syslog:application. "
             "Default: settings.ASGI_APPLICATION, or the project.",
         )
+        parser.add_argument(
+            "--reload", action="store_true", help="Start again when code changes; for development."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Make the server, say so, and run it; every failure to start is one line."""
         try:
+            if self.reloads and self.link is None:
+                self.supervise()
+                return
             application, name = choose_application(options["app"])
             server = make_server(import_server(options["server"]), application, options["option"])
             self.warn_about_migrations()
             self.run(server, name)
         except (ServingError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
+
+    def supervise(self) -> None:
+        """Start this command line again as a worker, and anew whenever code changes."""
+        self.require_command_line()
+        show_logs()
+        supervisor = Supervisor(
+            get_child_arguments(),
+            workers=1,
+            listeners=(),
+            # A server has its own time to drain.
+            graceful_seconds=None,
+            changes=self.changes_of_project(),
+        )
+        code = supervisor.run()
+        if code:
+            sys.exit(code)
 
     def run(self, server: Any, name: str) -> None:
         """Print the banner, and run the server until it ends."""
@@ -69,6 +97,9 @@ class Command(ServingCommand):
         with run.stop_on_signals():
             cls = type(server)
             self.print_banner(f"Running {cls.__module__}.{cls.__qualname__} for {name}")
+            if self.link is not None:
+                self.link.watch(functools.partial(os.kill, os.getpid(), signal.SIGTERM))
+                self.link.ready()
             run.run()
 
 
