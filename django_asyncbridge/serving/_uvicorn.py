@@ -138,8 +138,9 @@ class Server(uvicorn.Server):
             await asyncio.wait_for(self._wait_tasks_to_complete(), graceful_seconds)
         except TimeoutError:
             logger.warning(
-                "%d requests have not finished in %s s and are cancelled",
+                "%d requests and %d connections have not ended in %s s, and are cut off",
                 len(state.tasks),
+                len(state.connections),
                 graceful_seconds,
             )
             self._cancel_requests()

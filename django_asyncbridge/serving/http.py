@@ -246,10 +246,9 @@ class HTTPServer(StatelessServer):
 
     def _describe_task(self, task: "asyncio.Task[Any]") -> str | None:
         """Return which request a task answers; None if it answers none, in any thread."""
-        for details in list(self.application_instances.values()):
-            if details["future"] is task:
-                return in_flight.request_line(details["scope"])
-        return None
+        instances = list(self.application_instances.values())
+        lines = (in_flight.request_line(one["scope"]) for one in instances if one["future"] is task)
+        return next(lines, None)
 
 
 def _signal_name(number: int) -> str:

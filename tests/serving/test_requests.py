@@ -42,11 +42,11 @@ class Gate:
                 raise
         if scope["path"].startswith("/fail/"):
             raise LookupError("what the view looked for")
-        if scope["type"] == "websocket":
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": scope["path"].encode()})
+        else:
             await send({"type": "websocket.close"})
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": scope["path"].encode()})
 
     async def _wait(self) -> None:
         self.waiting.release()
@@ -332,6 +332,30 @@ def test_graceful_seconds_end_what_does_not_finish(gate: Gate) -> None:
         gate.wait()
         served.server.stop()
         assert gate.cancelled.acquire(timeout=LIMIT_SECONDS)
+
+
+def test_graceful_seconds_end_a_connection_whose_client_does_not_take_the_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answered = threading.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        # Much more than the buffers on the way hold.
+        await send({"type": "http.response.body", "body": bytes(32 * 1024 * 1024)})
+        answered.set()
+
+    with (
+        serving(application, graceful_seconds=0, idle_grace_seconds=0, lifespan="off") as served,
+        served.connect() as client,
+    ):
+        client.sendall(get("/"))
+        assert answered.wait(LIMIT_SECONDS)
+        served.server.stop()
+        while "0 requests and 1 connections have not ended in 0 s" not in caplog.text:
+            threading.Event().wait(0.005)
+        received = everything(client)
+    assert len(received) < 32 * 1024 * 1024
 
 
 def test_max_requests_end_the_server(gate: Gate) -> None:

@@ -116,8 +116,7 @@ class Command(ServingCommand):
             )
             name = name_of_application(options["app"])
             code = supervisor.run(lambda: self.print_serving_banner(f"{name} ({what})", where))
-        if code:
-            sys.exit(code)
+        sys.exit(code)
 
     def work(self, link: WorkerLink, how: ServingOptions, options: dict[str, Any]) -> None:
         """Serve what the parent listens on, and say nothing but what the log says; in a worker."""

@@ -85,9 +85,7 @@ class Command(ServingCommand):
             graceful_seconds=None,
             changes=self.changes_of_project(),
         )
-        code = supervisor.run()
-        if code:
-            sys.exit(code)
+        sys.exit(supervisor.run())
 
     def run(self, server: Any, name: str) -> None:
         """Print the banner, and run the server until it ends."""
