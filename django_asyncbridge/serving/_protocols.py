@@ -1,14 +1,14 @@
 """What uvicorn's protocols do otherwise here: a bound on the head of a request, and an end of WebSockets that never fails.
 
 `limited`: httptools, which parses for uvicorn where it is installed, takes a head of any size into memory; h11 has a bound, but uvicorn answers
-what is beyond it as any other garbage. Both answer 431 here, and say so in the log.
+what is beyond it as any other garbage. Both answer 431 here, and say so in the log. And clients of HTTP/1.0 get no chunks, as with h11.
 
 `forgiving`: uvicorn closes each WebSocket with 1012 when it stops, and raises, in the middle of that, for one that its client is
 just closing: the others then stay as they are, and the stop fails.
 
 Which thread may touch what. A protocol belongs to its connection, on the loop's thread.
 
-Source: RFC 6585, section 5 (431).
+Source: RFC 6585, section 5 (431); RFC 9112, section 6.1 (chunks).
 """
 
 import contextlib
@@ -39,6 +39,22 @@ _LINGER_SECONDS = 2.0
 
 class _TooLargeError(Exception):
     """Raised through the parser, which then takes nothing more."""
+
+
+class _AnyLength(int):
+    """The length of a body that is as long as it turns out to be: never exceeded, and reached at any time."""
+
+    def __lt__(self, other: object) -> bool:
+        """Tell that nothing is longer."""
+        return False
+
+    def __sub__(self, other: object) -> "_AnyLength":
+        """Return what is left: the same."""
+        return self
+
+    def __ne__(self, other: object) -> bool:
+        """Tell that nothing is missing."""
+        return False
 
 
 def is_too_large(error: BaseException | None) -> bool:
@@ -129,6 +145,10 @@ def _counting(protocol: Any) -> Any:
             """End a head."""
             self._in_head = False
             super().on_headers_complete()
+            if self.scope.get("http_version") == "1.0" and self.cycle is not None:
+                # uvicorn would send chunks, which such a client takes for the body. The end of the connection is that of the body.
+                self.cycle.chunked_encoding = False
+                self.cycle.expected_content_length = _AnyLength()
 
         def on_message_complete(self) -> None:
             """End a message; what follows is the head of the next."""

@@ -65,6 +65,14 @@ def test_head_that_does_not_end_is_answered_431(
 
 
 @parsers
+def test_client_of_http_1_0_gets_no_chunks(http: str) -> None:
+    with serving(count, lifespan="off", http=http) as served:
+        head, _, body = served.ask(b"GET / HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert body == b"0 bytes"
+
+
+@parsers
 def test_body_and_requests_of_one_connection_do_not_count_as_head(http: str) -> None:
     body = b"b" * (2 * MAX_HEAD_BYTES)
     post = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
