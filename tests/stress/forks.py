@@ -28,10 +28,14 @@ _VARIABLES = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 def fork(work: Callable[[], Any]) -> Any:
     """Call `work` in a forked child and return what it returns, or a text that says how the child ended."""
     reader, writer = os.pipe()
-    with _unmeasured():
+    # In the child, at-fork handlers run before anything else, and would be traced.
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    with _unmeasured():  # pragma: no cover  # nor is this
         pid = os.fork()
         if pid == 0:
-            _be_the_child(work, writer)  # pragma: no cover
+            _be_the_child(work, writer)
+    sys.settrace(tracer)  # pragma: no cover
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         told = pipe.read()
@@ -40,7 +44,7 @@ def fork(work: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _unmeasured() -> Iterator[None]:
+def _unmeasured() -> Iterator[None]:  # pragma: no cover
     """Hide from coverage's at-fork handler that there is something to measure."""
     coverage: Any = sys.modules.get("coverage")
     running = [] if coverage is None else coverage.Coverage._instances
@@ -54,10 +58,7 @@ def _unmeasured() -> Iterator[None]:
         os.environ.update(variables)
 
 
-def _be_the_child(
-    work: Callable[[], Any], writer: int
-) -> NoReturn:  # pragma: no cover  # it is not measured
-    sys.settrace(None)
+def _be_the_child(work: Callable[[], Any], writer: int) -> NoReturn:  # pragma: no cover
     threading.settrace(None)
     # The system's own function; coverage puts one of its own into `os`.
     os._exit = sys.modules["posix"]._exit

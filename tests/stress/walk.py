@@ -262,7 +262,7 @@ class Walk(ABC):
                     got.value = asyncio.run(self.alone(node, here))
                 else:
                     got.value = self.sync_node(node, here)
-        except PlannedError as error:
+        except PlannedError as error:  # pragma: no cover
             return Outcome(failed=error.number)
         except (Exception, asyncio.CancelledError):  # pragma: no cover
             return Outcome(failed=-1)  # reported already
