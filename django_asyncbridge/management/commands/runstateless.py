@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
@@ -65,7 +65,6 @@ class Command(ServingCommand):
         try:
             if self.reloads and self.link is None:
                 self.supervise()
-                return
             application, name = choose_application(options["app"])
             server = make_server(import_server(options["server"]), application, options["option"])
             self.warn_about_migrations()
@@ -73,7 +72,7 @@ class Command(ServingCommand):
         except (ServingError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
 
-    def supervise(self) -> None:
+    def supervise(self) -> NoReturn:
         """Start this command line again as a worker, and anew whenever code changes."""
         self.require_command_line()
         show_logs()
