@@ -83,8 +83,7 @@ def _uvicorn(application: str) -> Callable[[int], list[str]]:
 
 
 def _runasgi(port: int) -> list[str]:
-    # The settings have its log quiet: there is no option for it.
-    return _module(f"django runasgi {HOST}:{port}")
+    return _module(f"django runasgi {HOST}:{port} --noreload --no-access-log")
 
 
 def _gunicorn(port: int) -> list[str]:
