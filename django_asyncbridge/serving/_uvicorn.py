@@ -69,12 +69,12 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Leave the process's signal handlers as they are while uvicorn serves."""
-        logger = logging.getLogger("uvicorn.error")
-        logger.addFilter(self._correct)
+        uvicorn_s = logging.getLogger("uvicorn.error")
+        uvicorn_s.addFilter(self._correct)
         try:
             yield
         finally:
-            logger.removeFilter(self._correct)
+            uvicorn_s.removeFilter(self._correct)
 
     def _correct(self, record: logging.LogRecord) -> bool:
         """Say in uvicorn's messages what is true here, and leave out what was said already."""
